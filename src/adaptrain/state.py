@@ -1,0 +1,186 @@
+"""What flows at a point of a model: a small dataclass of tensors, divided and joined by rows and positions.
+
+Rows are the batch axis, positions the sequence axis; the axis of each tensor is declared beside it. Tensors of size 1
+along an axis (a mask that all rows share) are broadcast, so they are neither divided nor joined.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class State:
+    """Base class: split, join and weigh for every kind of point.
+
+    `carried` names the fields that a method reads but never changes: they follow a split, and are taken from the whole
+    again at a join.
+    """
+
+    positions_axis: ClassVar[int] = 1
+    carried: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return max(tensor.shape[0] for tensor in self._tensors().values())
+
+    def split_rows(self, sizes: Sequence[int]) -> list[Self]:
+        """Consecutive pieces along the rows."""
+        return self._split(sizes, 0)
+
+    def split_positions(self, sizes: Sequence[int]) -> list[Self]:
+        """Consecutive pieces along the positions."""
+        return self._split(sizes, self.positions_axis)
+
+    def join_rows(self, pieces: Sequence[Self]) -> Self:
+        """Inverse of `split_rows`; self is the whole that was split."""
+        return self._join(pieces, 0)
+
+    def join_positions(self, pieces: Sequence[Self]) -> Self:
+        """Inverse of `split_positions`; self is the whole that was split."""
+        return self._join(pieces, self.positions_axis)
+
+    def weigh(self, wholes: Sequence[Self], weights: Sequence[float]) -> Self:
+        """Σ weightᵢ · wholeᵢ over the tensors that methods change."""
+        return self._map(
+            lambda key, _: torch.stack([getattr(each, key) * w for each, w in zip(wholes, weights, strict=True)]).sum(0)
+        )
+
+    def _split(self, sizes: Sequence[int], axis: int) -> list[Self]:
+        pieces: dict[str, Sequence[Tensor]] = {
+            key: tensor.split(list(sizes), axis) if tensor.shape[axis] > 1 or sum(sizes) == 1 else [tensor] * len(sizes)
+            for key, tensor in self._tensors().items()
+        }
+        return [dataclasses.replace(self, **{k: piece[i] for k, piece in pieces.items()}) for i in range(len(sizes))]
+
+    def _join(self, pieces: Sequence[Self], axis: int) -> Self:
+        return self._map(lambda key, _: torch.cat([getattr(piece, key) for piece in pieces], axis))
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+        changed = {key: change(key, value) for key, value in self._tensors().items() if key not in self.carried}
+        return dataclasses.replace(self, **changed)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {key: value for key, value in values.items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class ProjectionState(State):
+    """One linear map of the model, y = W x + b.
+
+    Attributes:
+        x: its input, (rows, positions, in_features).
+        y: its output, (rows, positions, out_features); what methods change.
+    """
+
+    carried = frozenset({"x"})
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class SublayerState(State):
+    """The output of an attention or MLP sublayer. The model itself goes on to compute `norm(residual + h)`, or
+    `residual + h` where it has no norm there.
+
+    Attributes:
+        h: output of the sublayer before the residual is added, (rows, positions, hidden); what methods change.
+        residual: what the model will add, (rows, positions, hidden).
+        norm: the norm that follows the addition, or None.
+    """
+
+    carried = frozenset({"residual"})
+
+    h: Tensor
+    residual: Tensor
+    norm: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class AttentionState(State):
+    """Keys and values of one attention, after rotary embedding and cache.
+
+    Attributes:
+        keys, values: (rows, key/value heads, positions, head size).
+        mask: None (all visible), boolean (True is visible) or additive; (rows or 1, heads or 1, queries, positions).
+        bias: position bias added to the scores, shaped as the mask, or None.
+    """
+
+    positions_axis = 2
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+
+    def join_rows(self, pieces: Sequence[AttentionState]) -> Self:  # type: ignore[override]
+        """Pieces may have got prefixes of different lengths: shorter ones are filled on the left, out of sight."""
+        longest = max(piece.keys.shape[2] for piece in pieces)
+        grown = [piece.extend_left(longest - piece.keys.shape[2], visible=False) for piece in pieces]
+        masks: list[Any] = [piece.mask for piece in grown]
+        if any(mask is not None for mask in masks):
+            masks = [piece.explicit_mask() for piece in grown]
+            if any(mask.dtype != torch.bool for mask in masks):
+                masks = [additive(mask, self.keys.dtype) for mask in masks]
+            masks = [_rows(m, len(p.keys)) for m, p in zip(masks, grown, strict=True)]
+        return dataclasses.replace(
+            self,
+            keys=torch.cat([piece.keys for piece in grown]),
+            values=torch.cat([piece.values for piece in grown]),
+            mask=torch.cat(masks) if masks[0] is not None else None,
+            bias=None if self.bias is None else torch.cat([_rows(p.bias, len(p.keys)) for p in grown]),
+        )
+
+    def extend_left(self, length: int, visible: bool, keys: Tensor | None = None, values: Tensor | None = None) -> Self:
+        """Put `length` positions before the keys; zeros when no keys are given."""
+        if length == 0:
+            return self
+        rows, heads, _, size = self.keys.shape
+        empty = self.keys.new_zeros(rows, heads, length, size)
+        mask = self.mask
+        if mask is None and not visible:
+            mask = self.explicit_mask()
+        if mask is not None:
+            shape = (*mask.shape[:-1], length)
+            hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            seen = True if mask.dtype == torch.bool else 0.0
+            mask = torch.cat([mask.new_full(shape, seen if visible else hidden), mask], -1)
+        bias = self.bias
+        if bias is not None:
+            bias = torch.cat([bias.new_zeros(*bias.shape[:-1], length), bias], -1)
+        return dataclasses.replace(
+            self,
+            keys=torch.cat([empty if keys is None else keys, self.keys], 2),
+            values=torch.cat([empty if values is None else values, self.values], 2),
+            mask=mask,
+            bias=bias,
+        )
+
+    def explicit_mask(self) -> Tensor:
+        """The mask, or one that shows everything."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(len(self.keys), 1, 1, self.keys.shape[2], dtype=torch.bool, device=self.keys.device)
+
+
+def _rows(tensor: Tensor | None, rows: int) -> Tensor:
+    assert tensor is not None
+    return tensor.expand(rows, *tensor.shape[1:])
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as one that is added to scores: 0 where visible, the least number where not."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
