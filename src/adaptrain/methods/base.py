@@ -1,0 +1,270 @@
+"""What a method is: a config, a unit at each point it covers, and perhaps parts that its layers share."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from torch import nn
+
+from adaptrain.context import current_forward
+from adaptrain.errors import ConfigError, listed, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PointLike(Protocol):
+    """What a method may know of a point in a model. Sites (floor 3) provide it.
+
+    Attributes:
+        kind: `projection`, `sublayer` or `attention`.
+        hidden_size: of the model.
+        stack: `encoder` or `decoder`.
+        layer: index of the layer over the whole model, encoder layers first (what `leave_out` counts).
+        sublayer: `attention`, `cross_attention` or `mlp`.
+        role: for a projection its name (`query`, `key`, `value`, `output`, `up`, `gate`, `down`), else empty.
+        name: canonical name, `encoder.3.attention.query`.
+        in_features, out_features: sizes of a projection; both the hidden size at a sublayer.
+        heads, head_dim: key/value heads of an attention and their size.
+        encoder_decoder: whether the model has both stacks.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def stack(self) -> str: ...
+    @property
+    def layer(self) -> int: ...
+    @property
+    def sublayer(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def encoder_decoder(self) -> bool: ...
+
+
+class Unit(nn.Module):
+    """A method's module at one site, for one adapter: takes a state, returns a state of the same kind."""
+
+
+class Shared(nn.Module):
+    """Parameters that several units of one adapter use.
+
+    What `compute` returns does not depend on the batch. The sites compute it once a forward, before the first layer:
+    never once a layer or once a row, and outside what gradient checkpointing recomputes.
+    """
+
+    def compute(self) -> Any:
+        """The value that the units use."""
+        raise NotImplementedError("a shared module computes a value")
+
+    def current(self) -> Any:
+        """The value of the forward in force; computed anew outside one."""
+        forward = current_forward()
+        return forward.once[self] if forward is not None and self in forward.once else self.compute()
+
+
+@dataclass(frozen=True)
+class Build:
+    """The parts of one adapter, made by one method.
+
+    Attributes:
+        units: site name → unit.
+        shared: canonical location → module whose parameters several units use.
+    """
+
+    units: Mapping[str, Unit]
+    shared: Mapping[str, Shared] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """A method's hyperparameters: typed, immutable, complete.
+
+    Raises:
+        ConfigError: impossible values; every mistake at once.
+    """
+
+    method: ClassVar[str] = ""
+    """Name in the registry; what `method:` says in YAML and in a checkpoint."""
+
+    has_units: ClassVar[bool] = True
+    """Whether the method adds anything to the model (the baselines do not)."""
+
+    trains_base: ClassVar[bool] = False
+    """Whether the method trains the base model's own parameters (full fine-tuning)."""
+
+    identity_at_start: ClassVar[bool] = False
+    """Whether a fresh adapter leaves the model's output as it was, exactly."""
+
+    def __post_init__(self) -> None:
+        problems = self._type_problems() or list(self.problems())
+        if problems:
+            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
+
+    def problems(self) -> Iterator[str]:
+        """Impossible values, a sentence each. Methods override it."""
+        yield from ()
+
+    def covers(self, point: PointLike) -> bool:
+        """Whether this adapter has a unit at the point."""
+        raise NotImplementedError
+
+    def build(self, points: Sequence[PointLike]) -> Build:
+        """Make the units for the covered points, freshly initialised, in float32 on the CPU."""
+        raise NotImplementedError
+
+    def error(self, problem: str) -> ConfigError:
+        """An error that names this config's class."""
+        return ConfigError(f"{type(self).__name__}: {problem}")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        unknown = [key for key in changes if key not in self.fields()]
+        if unknown:
+            raise ConfigError([self._unknown(key) for key in unknown])
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, and the method: what is saved. `config_from_dict` is its inverse."""
+        return {"method": self.method} | {
+            key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in self.fields()
+        }
+
+    @classmethod
+    def fields(cls) -> dict[str, dataclasses.Field[Any]]:
+        return {field.name: field for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values, refusing unknown keys.
+
+        Raises:
+            ConfigError: unknown keys (with the nearest legal one) or impossible values.
+        """
+        values = {key: value for key, value in values.items() if key != "method"}
+        unknown = [key for key in values if key not in cls.fields()]
+        if unknown:
+            raise ConfigError([cls._unknown(key) for key in unknown])
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        return f"{cls.__name__} has no key '{key}'{nearest(key, cls.fields())} Its keys are: {listed(cls.fields())}"
+
+    def _type_problems(self) -> list[str]:
+        hints = typing.get_type_hints(type(self))
+        return [
+            f"{key} is {value!r}, which is not {_words(hints[key])}"
+            for key in self.fields()
+            if not fits(value := getattr(self, key), hints[key])
+        ]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value fits a type hint made of plain types, unions, literals, tuples and mappings.
+
+    An int fits float; a bool fits neither (YAML's `yes` is a mistake where a number is due).
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return any(value == argument and type(value) is type(argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
+        )
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + listed(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(argument) for argument in arguments)
+    if origin is tuple:
+        return f"a list of {_words(arguments[0])}"
+    if origin is not None:
+        return "a mapping"
+    return {type(None): "null", None: "null", bool: "true or false", int: "a whole number", float: "a number"}.get(
+        hint, {"str": "a word"}.get(getattr(hint, "__name__", ""), str(hint))
+    )
+
+
+_REGISTRY: dict[str, type[MethodConfig]] = {}
+_PRESETS: dict[str, Callable[[], MethodConfig]] = {}
+
+
+C = TypeVar("C", bound="type[MethodConfig]")
+
+
+def register_method(config_class: C) -> C:
+    """Class decorator: makes a method known by its `method` name."""
+    _REGISTRY[config_class.method] = config_class
+    return config_class
+
+
+def register_preset(name: str, make: Callable[[], MethodConfig]) -> None:
+    """Makes a preset string (`seq_bn`) known."""
+    _PRESETS[name] = make
+
+
+def methods() -> dict[str, type[MethodConfig]]:
+    """Method name → config class."""
+    return dict(_REGISTRY)
+
+
+def presets() -> dict[str, Callable[[], MethodConfig]]:
+    """Preset string → maker of its config."""
+    return dict(_PRESETS)
+
+
+def config_class(method: str) -> type[MethodConfig]:
+    """The config class of a method.
+
+    Raises:
+        ConfigError: unknown method; names the nearest.
+    """
+    if method not in _REGISTRY:
+        raise ConfigError(
+            f"There is no method '{method}'{nearest(method, _REGISTRY)} The methods are: {listed(sorted(_REGISTRY))}"
+        )
+    return _REGISTRY[method]
+
+
+def config_from_dict(values: Mapping[str, Any]) -> MethodConfig:
+    """The config that `MethodConfig.to_dict` wrote, or that YAML says.
+
+    Raises:
+        ConfigError: no `method`, unknown method or keys, impossible values.
+    """
+    if "method" not in values:
+        raise ConfigError(f"An adapter config needs `method:`, one of: {listed(sorted(_REGISTRY))}")
+    return config_class(str(values["method"])).from_dict(values)

@@ -1,0 +1,139 @@
+"""Prefix tuning: trained keys and values before those of every attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
+from adaptrain.methods.base import Build, MethodConfig, PointLike, Shared, Unit, register_method, register_preset
+from adaptrain.state import AttentionState
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class PrefixTuningConfig(MethodConfig):
+    """Prefix tuning.
+
+        headᵢ = Attention(Q Wᵢ^Q, [Pᵢ^K ; K Wᵢ^K], [Pᵢ^V ; V Wᵢ^V])
+
+    P comes after rotary embedding and cache: it has no position, every query sees it, and it is never cached. The
+    layers of one location (encoder self-attention, decoder self-attention, cross-attention) share one module:
+
+        P = act(E W_down + b_down) W_up + b_up        E (l, d), W_down (d, k), W_up (k, 2 · L · heads · head_dim)
+
+    or, with `flat`, P itself is the parameter. The last axis of P reads [layer, key | value, head, head_dim].
+
+    Source: Li & Liang 2021, *Prefix-Tuning*, section 4; the unpositioned form is the reference library's.
+
+    Attributes:
+        flat: optimise P directly instead of through the MLP.
+        prefix_length: l.
+        bottleneck_size: k.
+        dropout: on P, drawn for each row.
+        encoder_prefix, cross_prefix: encoder-decoders only: in the encoder's and in the cross-attention. The decoder's
+            self-attention always has one.
+        leave_out: layers without a prefix, counted over the whole model.
+    """
+
+    method: ClassVar[str] = "prefix_tuning"
+
+    flat: bool = False
+    prefix_length: int = 30
+    bottleneck_size: int = 512
+    non_linearity: str = "tanh"
+    dropout: float = 0.0
+    encoder_prefix: bool = True
+    cross_prefix: bool = True
+    leave_out: tuple[int, ...] = ()
+
+    def problems(self) -> Iterator[str]:
+        for key in ("prefix_length", "bottleneck_size"):
+            if getattr(self, key) < 1:
+                yield f"{key} is {getattr(self, key)}; it must be at least 1"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout is {self.dropout}; it must lie in [0, 1)"
+        if (problem := unknown_activation(self.non_linearity)) is not None:
+            yield problem
+
+    def covers(self, point: PointLike) -> bool:
+        if point.kind != "attention" or point.layer in self.leave_out:
+            return False
+        if point.sublayer == "cross_attention":
+            return self.cross_prefix
+        return self.encoder_prefix or point.stack != "encoder" or not point.encoder_decoder
+
+    def build(self, points: Sequence[PointLike]) -> Build:
+        locations: dict[str, list[PointLike]] = {}
+        for point in points:
+            locations.setdefault(f"{point.stack}.{point.sublayer}", []).append(point)
+        shared, units = {}, {}
+        for location, members in locations.items():
+            first = members[0]
+            if any((point.heads, point.head_dim) != (first.heads, first.head_dim) for point in members):
+                raise self.error(f"the layers of {location} have key/value heads of different sizes")
+            prefix = Prefix(self, len(members), first.heads, first.head_dim, first.hidden_size)
+            shared[location] = prefix
+            units |= {point.name: PrefixUnit(prefix, index, self.dropout) for index, point in enumerate(members)}
+        return Build(units, shared)
+
+
+class Prefix(Shared):
+    """The prefixes of all layers of one location; see `PrefixTuningConfig`."""
+
+    def __init__(self, config: PrefixTuningConfig, layers: int, heads: int, head_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.shape = (config.prefix_length, 2 * layers, heads, head_dim)
+        width = 2 * layers * heads * head_dim
+        if config.flat:
+            self.prefix = nn.Parameter(torch.randn(config.prefix_length, width))
+            return
+        self.activation = ACTIVATIONS[config.non_linearity.lower()]
+        self.embedding = nn.Parameter(torch.randn(config.prefix_length, hidden_size))
+        self.down = nn.Linear(hidden_size, config.bottleneck_size)
+        self.up = nn.Linear(config.bottleneck_size, width)
+
+    def compute(self) -> Tensor:
+        """P as (2 · layers, heads, prefix_length, head_dim)."""
+        return self.flat().view(self.shape).permute(1, 2, 0, 3)
+
+    def flat(self) -> Tensor:
+        """P as (prefix_length, 2 · layers · heads · head_dim)."""
+        if "prefix" in self._parameters:
+            return self.prefix
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            return self.up(self.activation(self.down(self.embedding)))
+
+
+class PrefixUnit(Unit):
+    """One layer's share of a location's prefix."""
+
+    def __init__(self, prefix: Prefix, index: int, dropout: float) -> None:
+        super().__init__()
+        self._shared = (prefix,)  # in a tuple: the parameters belong to the location, not to this layer
+        self.index = index
+        self.dropout = dropout
+
+    def forward(self, state: AttentionState) -> AttentionState:
+        both = self._shared[0].current()[2 * self.index : 2 * self.index + 2].to(state.keys.dtype)
+        rows = len(state.keys)
+        keys, values = (
+            F.dropout(part.expand(rows, -1, -1, -1), self.dropout, self.training) for part in both
+        )  # (rows, heads, l, head_dim)
+        return state.extend_left(keys.shape[2], visible=True, keys=keys, values=values)
+
+
+def eject(tensors: Mapping[str, Prefix]) -> dict[str, Tensor]:
+    """The flat parameters of reparameterised prefixes, by location."""
+    with torch.no_grad():
+        return {location: prefix.flat().detach().clone() for location, prefix in tensors.items()}
+
+
+register_preset("prefix_tuning", PrefixTuningConfig)
+register_preset("prefix_tuning_flat", partial(PrefixTuningConfig, flat=True))

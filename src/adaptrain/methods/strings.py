@@ -1,0 +1,65 @@
+"""Config strings: `lora`, `lora[r=16]`, `seq_bn[reduction_factor=8,non_linearity="gelu"]`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from adaptrain.errors import ConfigError, UnsupportedError, listed, nearest
+from adaptrain.methods.base import MethodConfig, config_from_dict, methods, presets
+
+_PATTERN = re.compile(r"^\s*(?P<name>[\w+]+)\s*(?:\[(?P<options>.*)\])?\s*$", re.DOTALL)
+
+OLD_NAMES = {"pfeiffer": "seq_bn", "houlsby": "double_seq_bn", "parallel": "par_bn", "scaled_parallel": "scaled_par_bn"}
+"""Preset names of adapter-transformers v3."""
+
+
+def read_config(config: MethodConfig | str | Mapping[str, Any] | None) -> MethodConfig:
+    """Whatever `add_adapter` is given, as a config; `seq_bn` for None.
+
+    Raises:
+        ConfigError: an unknown name or key, or an impossible value.
+    """
+    if config is None:
+        return presets()["seq_bn"]()
+    if isinstance(config, MethodConfig):
+        return config
+    return config_from_string(config) if isinstance(config, str) else config_from_dict(config)
+
+
+def config_from_string(text: str) -> MethodConfig:
+    """Read a config string.
+
+    Raises:
+        ConfigError: the grammar, the preset's name, a key or a value is wrong.
+    """
+    if "|" in text:
+        raise UnsupportedError(f"{text!r} is a union of configs, which this version does not have yet; give one config")
+    match = _PATTERN.match(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a config string; write name or name[key=value, …]")
+    name = OLD_NAMES.get(match["name"], match["name"])
+    known = presets()
+    if name not in known:
+        raise ConfigError(f"There is no preset '{name}'{nearest(name, known)} The presets are: {listed(sorted(known))}")
+    return known[name]().replace(**_options(match["options"], text))
+
+
+def _options(text: str | None, whole: str) -> dict[str, Any]:
+    if not text or not text.strip():
+        return {}
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError(text)
+        pairs = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ConfigError(f"Cannot read the options in {whole!r}; write key=value, …, with words in quotes") from None
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs.items()}
+
+
+def method_of(name: str) -> str:
+    """The method that a preset or method name stands for."""
+    return name if name in methods() else config_from_string(name).method
