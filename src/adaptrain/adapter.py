@@ -1,0 +1,102 @@
+"""An adapter: a named, trained bundle of units, stored under canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from adaptrain.errors import AdapterNameError, CheckpointError, UnsupportedError, nearest
+from adaptrain.methods import MethodConfig, Shared, Unit
+from adaptrain.sites import Sites
+
+
+class Branch(nn.Module):
+    """An inner node of the tree of canonical names; it only holds children."""
+
+
+class Adapter(nn.Module):
+    """One adapter of one model.
+
+    Its state dict is its checkpoint: keys are canonical site names, then the method, then the unit's own parameter
+    (`encoder.3.attention.query.lora.A`). A rename inside transformers does not reach them.
+
+    Args:
+        name: of the adapter.
+        config: its method and hyperparameters.
+        sites: of the model that it is made for.
+
+    Raises:
+        UnsupportedError: the model has no point that the method covers.
+        ConfigError: a hyperparameter does not fit the model.
+    """
+
+    def __init__(self, name: str, config: MethodConfig, sites: Sites) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        points = [point for point in sites.points if config.covers(point)]
+        if config.has_units and not points:
+            model_type = sites.model.config.model_type
+            raise UnsupportedError(
+                f"The adapter '{name}' ({config.method}) would have no unit in this {model_type}: its config covers "
+                "none of the model's points"
+            )
+        build = config.build(points)
+        self.units: dict[str, tuple[Unit, ...]] = {site: (unit,) for site, unit in build.units.items()}
+        self.shared: tuple[Shared, ...] = tuple(build.shared.values())
+        self.locations: dict[str, Shared] = dict(build.shared)
+        self.tree = Branch()
+        for place, module in (*build.units.items(), *build.shared.items()):
+            _hang(self.tree, f"{place}.{config.method}", module)
+
+    def parameter_count(self) -> int:
+        """Numbers that the adapter stores."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Canonical name → tensor: what a checkpoint holds."""
+        return self.tree.state_dict()
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `tensors` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown, or of another shape; nothing has been changed then.
+        """
+        own = self.tensors()
+        problems = [f"'{key}' is missing" for key in own if key not in tensors]
+        problems += [f"'{key}' has no place{nearest(key, own)}" for key in tensors if key not in own]
+        problems += [
+            f"'{key}' is {tuple(tensors[key].shape)}, this model needs {tuple(own[key].shape)}"
+            for key in own
+            if key in tensors and tensors[key].shape != own[key].shape
+        ]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise CheckpointError(f"The tensors of the adapter '{self.name}' do not fit this model: {shown}")
+        self.tree.load_state_dict({key: tensors[key] for key in own})
+
+
+def _hang(tree: nn.Module, path: str, module: nn.Module) -> None:
+    *branches, leaf = path.split(".")
+    for step in branches:
+        if step not in tree._modules:
+            tree.add_module(step, Branch())
+        tree = tree._modules[step]  # type: ignore[assignment]
+    tree.add_module(leaf, module)
+
+
+def key_of(name: str) -> str:
+    """The name as a key of a module dict, which may hold no dot and no attribute's name (`train`)."""
+    return f"<{name.replace('%', '%25').replace('.', '%2E')}>"
+
+
+def check_name(name: str, kind: str = "adapter") -> None:
+    """Refuse names that cannot be told apart from nothing, or printed on a line.
+
+    Raises:
+        AdapterNameError: empty, padded with blanks, or with control characters.
+    """
+    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
+        raise AdapterNameError(f"{name!r} cannot name an {kind}: a name is a printable word without blanks around it")

@@ -1,0 +1,133 @@
+"""Keys and values, reached through transformers' attention registry. The only file that touches the registry.
+
+A model with prefixes runs under our name for its implementation, `adaptrain_sdpa` or `adaptrain_eager`. The function
+behind it looks for a site on the attention module it is given, lets it change keys and values, and delegates to what
+the model would have used. Without a prefix it changes nothing.
+
+Masks are always explicit under our names: an absent mask means "causal" to sdpa and aligns queries with the *first*
+keys, so a prefix in front of the keys would hide the text itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adaptrain.errors import UnsupportedError
+from adaptrain.state import AttentionState, additive
+
+PREFIX = "adaptrain_"
+SERVED = ("sdpa", "eager")
+
+_MARK = "_adaptrain_site"
+
+
+class KeyValueSite(Protocol):
+    """What changes keys and values at one attention module."""
+
+    def change(self, state: AttentionState) -> AttentionState: ...
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let the model's attentions be reached.
+
+    Raises:
+        UnsupportedError: the model uses an implementation that cannot take a prefix.
+    """
+    implementation = model.config._attn_implementation or "eager"
+    if implementation.startswith(PREFIX):
+        return
+    if implementation not in SERVED:
+        raise UnsupportedError(
+            f"Prefix tuning works with the attention implementations {', '.join(SERVED)}, and this "
+            f"{model.config.model_type} uses '{implementation}'; load it with attn_implementation='sdpa'"
+        )
+    model.set_attn_implementation(PREFIX + implementation)
+
+
+def uninstall(model: PreTrainedModel) -> None:
+    """Give the model its own implementation back."""
+    implementation = model.config._attn_implementation or ""
+    if implementation.startswith(PREFIX):
+        model.set_attn_implementation(implementation.removeprefix(PREFIX))
+
+
+def mark(module: nn.Module, site: KeyValueSite | None) -> None:
+    """Say which site serves an attention module; None takes it back."""
+    if site is None:
+        module.__dict__.pop(_MARK, None)
+    else:
+        module.__dict__[_MARK] = site  # past nn.Module's bookkeeping: it must not look like a part of the base model
+
+
+def _attend(inner: str) -> Callable[..., Any]:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> Any:
+        own = sys.modules[type(module).__module__].__dict__.get("eager_attention_forward")
+        delegate = own if inner == "eager" and own is not None else ALL_ATTENTION_FUNCTIONS[inner]
+        site: KeyValueSite | None = module.__dict__.get(_MARK)
+        if site is None:
+            return delegate(module, query, key, value, attention_mask, **kwargs)
+        state = site.change(AttentionState(key, value, attention_mask, kwargs.get("position_bias")))
+        if state.keys is key:
+            return delegate(module, query, key, value, attention_mask, **kwargs)
+        if attention_mask is None and query.shape[2] > 1 and _causal(module, kwargs):
+            mask = _causal_mask(query.shape[2], key.shape[2], state.keys.shape[2], query.device)
+            state = replace(state, mask=additive(mask, query.dtype) if inner == "eager" else mask)
+        if state.bias is not None:
+            kwargs["position_bias"] = state.bias
+        return delegate(module, query, state.keys, state.values, state.mask, **kwargs)
+
+    return attend
+
+
+def _causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _causal_mask(queries: int, keys: int, with_prefix: int, device: torch.device) -> Tensor:
+    """(1, 1, queries, with_prefix): the prefix is visible to all, of the keys those up to the query."""
+    text = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return F.pad(text, (with_prefix - keys, 0), value=True)[None, None]
+
+
+def attend_with_state(query: Tensor, state: AttentionState, dropout: float, training: bool) -> Tensor:
+    """softmax(q kᵀ / √d + bias + mask) v for modules that compute attention themselves.
+
+    Args:
+        query: (rows, heads, positions, head_dim).
+
+    Returns:
+        (rows, positions, heads · head_dim).
+    """
+    mask = state.mask
+    if state.bias is not None:
+        mask = state.bias if mask is None else state.bias + additive(mask, state.bias.dtype)
+    if mask is not None:
+        mask = mask.to(query.dtype) if mask.dtype != torch.bool else mask
+    out = F.scaled_dot_product_attention(query, state.keys, state.values, mask, dropout if training else 0.0)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _explicit(inner: str) -> Callable[..., Any]:
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        kwargs["allow_is_causal_skip"] = False
+        return ALL_MASK_ATTENTION_FUNCTIONS[inner](*args, **kwargs)
+
+    return mask
+
+
+for _inner in SERVED:
+    AttentionInterface.register(PREFIX + _inner, _attend(_inner))
+    AttentionMaskInterface.register(PREFIX + _inner, _explicit(_inner))

@@ -1,0 +1,65 @@
+"""A base model without a head, ready for adapters and named heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from adaptrain.errors import ModelError
+from adaptrain.model import AdaptedModel
+
+
+class AutoAdapterModel:
+    """Loads the bare base model of any family that has an architecture."""
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> AdaptedModel:
+        """Load from a local folder or the hub; safetensors only.
+
+        Args:
+            dtype: of the frozen base; float32 when None, so that results do not depend on how a file was saved.
+
+        Raises:
+            ModelError: missing or unreadable.
+            UnsupportedError: no architecture for its model type.
+        """
+        given: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        try:
+            base = AutoModel.from_pretrained(
+                str(name),
+                revision=revision or "main",
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **_without_unused_pooler(name, revision, trust_remote_code),
+                **given,
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
+        return AdaptedModel(base)
+
+    @staticmethod
+    def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:
+        """A base model with random weights."""
+        return AdaptedModel(AutoModel.from_config(config, **options))
+
+
+def _without_unused_pooler(name: str | Path, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """Our heads read hidden states, so BERT's pooler would be dead weight, randomly initialised where a checkpoint
+    has none."""
+    config = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=trust_remote_code)
+    poolers = {"bert", "roberta", "xlm-roberta", "mpnet"}
+    return {"add_pooling_layer": False} if config.model_type in poolers and not trust_remote_code else {}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,225 @@
+"""Adapter folders: canonical names in safetensors, everything else in JSON.
+
+    adapter_config.json    format, name, config, base model, versions
+    adapter.safetensors    canonical site name → tensor (`encoder.3.attention.query.lora.A`)
+    head_config.json       the prediction head of the same name, where there is one
+    head.safetensors
+
+Folders of AdapterHub are read too, through `adaptrain.interop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import PreTrainedModel
+
+from adaptrain.adapter import Adapter
+from adaptrain.errors import AdaptrainError, CheckpointError
+from adaptrain.files import read_json, read_tensors, write_json, write_tensors
+from adaptrain.heads import Head, head_from_dict
+from adaptrain.interop import adapterhub
+from adaptrain.methods import MethodConfig, config_from_dict
+from adaptrain.sites import Sites
+from adaptrain.version import __version__
+
+FORMAT = "adaptrain/1"
+CONFIG, TENSORS = "adapter_config.json", "adapter.safetensors"
+HEAD_CONFIG, HEAD_TENSORS = "head_config.json", "head.safetensors"
+OWN = "own"
+"""Head type of a head that is part of the base model's class (`BertForSequenceClassification`)."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What an adapter folder says of itself, without its tensors.
+
+    Attributes:
+        name: of the adapter.
+        config: its method and hyperparameters.
+        base: `name`, `revision`, `fingerprint`, `model_type`, `hidden_size` of the base model.
+        head: config of the head beside it, or None.
+    """
+
+    name: str
+    config: MethodConfig
+    base: dict[str, Any]
+    head: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter made from a folder, not yet part of a model.
+
+    Attributes:
+        base: the base model's own tensors, where the method trains them or they are its own head.
+    """
+
+    adapter: Adapter
+    head: Head | None
+    base: dict[str, Tensor] | None
+
+
+def save(
+    folder: Path,
+    adapter: Adapter,
+    head: Head | None,
+    model: PreTrainedModel,
+    identity: Mapping[str, Any],
+    with_head: bool = True,
+) -> None:
+    """Write an adapter folder, file by file; the config, which makes the folder readable, comes last.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    own = own_head(model)
+    tensors = _own_tensors(model, own) if adapter.config.trains_base else adapter.tensors()
+    write_tensors(folder / TENSORS, tensors)
+    if with_head and (head is not None or own):
+        write_tensors(folder / HEAD_TENSORS, own if head is None else head.state_dict())
+        options = {"type": OWN, "model_class": type(model).__name__} if head is None else head.to_dict()
+        write_json(folder / HEAD_CONFIG, {"format": FORMAT, "name": adapter.name, "config": options})
+    base = {**identity, "model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
+    versions = {"adaptrain": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    config = {"format": FORMAT, "name": adapter.name, "config": adapter.config.to_dict()}
+    write_json(folder / CONFIG, config | {"base_model": base, "versions": versions})
+
+
+def read_adapter_config(folder: Path) -> AdapterFile:
+    """What a folder of our own format says.
+
+    Raises:
+        CheckpointError: not an adapter folder, or of a format that this version does not know.
+    """
+    values = read_json(folder / CONFIG)
+    if values.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} has the format {values.get('format')!r}, this version reads {FORMAT}")
+    head = read_json(folder / HEAD_CONFIG)["config"] if (folder / HEAD_CONFIG).exists() else None
+    try:
+        return AdapterFile(values["name"], config_from_dict(values["config"]), dict(values["base_model"]), head)
+    except KeyError as error:
+        raise CheckpointError(f"{folder / CONFIG} has no key {error}") from None
+    except AdaptrainError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+
+
+def load(
+    model: PreTrainedModel,
+    sites: Sites,
+    source: str | Path,
+    load_as: str | None = None,
+    revision: str | None = None,
+    with_head: bool = True,
+) -> Loaded:
+    """Make an adapter from a folder or a hub id, without changing the model.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not made for this model.
+    """
+    folder = find(source, revision)
+    if adapterhub.recognises(folder):
+        foreign = adapterhub.read(folder, model)
+        adapter = Adapter(load_as or foreign.name, foreign.config, sites)
+        adapter.load_tensors(foreign.tensors)
+        return Loaded(adapter, foreign.head if with_head else None, None)
+    file = read_adapter_config(folder)
+    _check_base(folder, file, model)
+    try:
+        adapter = Adapter(load_as or file.name, file.config, sites)
+    except AdaptrainError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    tensors = read_tensors(folder / TENSORS)
+    base = None
+    if file.config.trains_base:
+        base = tensors
+        _fit(folder / TENSORS, tensors, _own_tensors(model, own_head(model)), "it is not this base model")
+    else:
+        adapter.load_tensors(tensors)
+    if not with_head or file.head is None:
+        return Loaded(adapter, None, base)
+    head = read_tensors(folder / HEAD_TENSORS)
+    if file.head.get("type") == OWN:
+        _fit(folder / HEAD_TENSORS, head, own_head(model), f"its head is that of {file.head.get('model_class')}")
+        return Loaded(adapter, None, (base or {}) | head)
+    if own_head(model):
+        raise CheckpointError(
+            f"{folder} has a named head, and {type(model).__name__} has a head of its own; load the base with "
+            "AutoAdapterModel, or the adapter with with_head=False"
+        )
+    made = head_from_dict(file.head)
+    _fit(folder / HEAD_TENSORS, head, made.state_dict(), "its config says otherwise")
+    made.load_state_dict(head)
+    return Loaded(adapter, made, base)
+
+
+def find(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: local, or fetched from the hub.
+
+    Raises:
+        CheckpointError: neither a folder with an adapter nor an adapter on the hub.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / CONFIG).exists():
+            raise CheckpointError(f"{folder} has no {CONFIG}, so it is not an adapter folder")
+        return folder
+    if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        raise CheckpointError(f"There is no adapter folder {folder}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "pytorch_*.bin"]
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"There is no folder '{source}', and the hub gave no such adapter: {reason}") from None
+
+
+def own_head(model: PreTrainedModel) -> dict[str, Parameter]:
+    """Parameters of the prediction head that is part of the model's class; not those of an output embedding."""
+    output = model.get_output_embeddings()
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    inside |= set() if output is None else {id(parameter) for parameter in output.parameters()}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
+
+
+def _fit(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], reason: str) -> None:
+    """Refuse tensors whose names or shapes are not exactly `own`'s."""
+    names = sorted(own.keys() | tensors.keys())
+    wrong = [key for key in names if key not in own or key not in tensors or own[key].shape != tensors[key].shape]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{path} does not fit, {reason}: {', '.join(wrong[:5])}{more}")
+
+
+def _check_base(folder: Path, file: AdapterFile, model: PreTrainedModel) -> None:
+    made_for, found = file.base, {"model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
+    for key, value in found.items():
+        if made_for.get(key) != value:
+            raise CheckpointError(
+                f"{folder} was made for a base model with {key} {made_for.get(key)} "
+                f"({made_for.get('name')}), and this one has {value}"
+            )
+
+
+def _own_tensors(model: PreTrainedModel, without: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The base model's tensors, tied ones once, without its head's."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for key, tensor in state.items():
+        first.setdefault(id(tensor), key)
+    return {key: state[key].detach() for key in first.values() if key not in without}
+
+
+def _hidden_size(model: PreTrainedModel) -> int:
+    config: Any = model.config
+    return int(config.hidden_size)

@@ -1,0 +1,394 @@
+"""A base model with adapters: add, activate, train, save, load, remove. The base model itself is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adaptrain import checkpoint
+from adaptrain.adapter import Adapter, check_name, key_of
+from adaptrain.architectures import architecture_of
+from adaptrain.composition import Composition, Stack, blocks, check, names, parse
+from adaptrain.context import current_setup
+from adaptrain.errors import AdapterNameError, UnsupportedError, listed, nearest
+from adaptrain.heads import ClassificationHead, Head
+from adaptrain.methods import MethodConfig, PrefixTuningConfig, read_config
+from adaptrain.methods.prefix import Prefix, eject
+from adaptrain.sites import Sites
+
+_REFUSED = {"save_pretrained", "push_to_hub"}
+
+
+class AdaptedModel(nn.Module):
+    """Adapters around any transformers model whose architecture has a table.
+
+    Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
+    not have are the base model's (`config`, `generate`, …).
+
+    Args:
+        base_model: a transformers model, with or without a head of its own. Its parameters keep their names, its
+            modules their types.
+
+    Attributes:
+        base_model: the untouched model.
+        identity: where the base came from (`name`, `revision`, `fingerprint`), saved beside every adapter.
+
+    Raises:
+        UnsupportedError: no table for the model type.
+    """
+
+    def __init__(self, base_model: PreTrainedModel) -> None:
+        super().__init__()
+        self.base_model = base_model
+        self.architecture = architecture_of(base_model.config.model_type)
+        self.sites = Sites(base_model, self.architecture)
+        self.adapters = nn.ModuleDict()
+        self.heads = nn.ModuleDict()
+        self.identity: dict[str, Any] = {"name": base_model.name_or_path or None, "revision": None, "fingerprint": None}
+        self._active_head: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in _REFUSED:
+                raise AttributeError(
+                    f"An adapted model has no {name}(): it would save the base model. Use save_adapter(folder, name)"
+                ) from None
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)
+
+    # ---- running
+
+    def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """Run the base model under the active composition, and the active head on what it returns.
+
+        Args:
+            labels: given to the head; to the base model where no head is active.
+        """
+        head = self._head_in_force()
+        if head is None:
+            given = inputs if labels is None else inputs | {"labels": labels}
+            return self.base_model(*args, **given)
+        if args:
+            inputs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | inputs
+        if self.architecture.pooling == "last":
+            inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads
+        return self.heads[key_of(head)](self.base_model(**inputs, return_dict=True), inputs, labels)
+
+    def _head_in_force(self) -> str | None:
+        setup = current_setup()
+        head = self._active_head if setup is None or setup.head is None else setup.head
+        if head is not None and key_of(head) not in self.heads:
+            raise AdapterNameError(f"There is no head '{head}'{nearest(head, self._head_names())}")
+        return head
+
+    # ---- adapters
+
+    def add_adapter(
+        self,
+        name: str,
+        config: MethodConfig | str | Mapping[str, Any] | None = None,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+    ) -> None:
+        """Add a freshly initialised adapter; nothing changes until it is active.
+
+        Args:
+            config: a config, a config string (`lora[r=16]`), or a mapping with `method`; `seq_bn` when None.
+
+        Raises:
+            AdapterNameError: the name is taken (and not `overwrite_ok`) or cannot be one.
+            ConfigError: the config is wrong.
+            UnsupportedError: the method does not fit this model.
+        """
+        check_name(name)
+        if key_of(name) in self.adapters and not overwrite_ok:
+            raise AdapterNameError(f"There is an adapter '{name}' already; give overwrite_ok=True to replace it")
+        self._put(Adapter(name, read_config(config), self.sites))
+        if set_active:
+            self.set_active_adapters(name)
+
+    def _put(self, adapter: Adapter) -> None:
+        if key_of(adapter.name) in self.adapters:
+            self.sites.remove(adapter.name)
+        adapter.to(self.base_model.device)
+        adapter.train(self.training)
+        self.sites.add(adapter.name, adapter.units, adapter.shared)
+        self.adapters[key_of(adapter.name)] = adapter
+
+    def delete_adapter(self, name: str) -> None:
+        """Remove an adapter. The base model is what it was before.
+
+        Raises:
+            AdapterNameError: no such adapter, or it is part of the active composition.
+        """
+        self.get_adapter(name)
+        if name in names(self.sites.active):
+            if self.sites.active != name:
+                raise AdapterNameError(f"'{name}' is part of the active {self.sites.active}; activate another first")
+            self.sites.active = None
+        self.sites.remove(name)
+        del self.adapters[key_of(name)]
+
+    def get_adapter(self, name: str) -> Adapter:
+        """An adapter by its name.
+
+        Raises:
+            AdapterNameError: no such adapter.
+        """
+        if key_of(name) not in self.adapters:
+            known = self.adapter_names()
+            raise AdapterNameError(f"There is no adapter '{name}'{nearest(name, known)} The model has: {listed(known)}")
+        adapter = self.adapters[key_of(name)]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def adapter_names(self) -> list[str]:
+        """The names of all adapters."""
+        return [str(adapter.name) for adapter in self.adapters.values()]
+
+    @property
+    def active_adapters(self) -> Composition | None:
+        """The composition that the next forward runs, where no `AdapterSetup` overrides it."""
+        return self.sites.active
+
+    @active_adapters.setter
+    def active_adapters(self, composition: Any) -> None:
+        self.set_active_adapters(composition)
+
+    def set_active_adapters(self, composition: Any) -> None:
+        """Activate a composition: a name, a block, an expression, a mapping, or None for the base model.
+
+        A head that bears the name of the last adapter becomes active too.
+
+        Raises:
+            CompositionError: it cannot be read, or names an adapter that the model does not have.
+            UnsupportedError: a block that this version does not run.
+        """
+        known = self.adapter_names()
+        tree = composition if isinstance(composition, str) and composition in known else parse(composition)
+        check(tree, known)
+        for block in blocks(tree):
+            if not isinstance(block, Stack):
+                methods = listed(dict.fromkeys(self.get_adapter(name).config.method for name in block.names))
+                raise UnsupportedError(
+                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
+                    "version runs a single adapter or a Stack"
+                )
+        self.sites.active = tree
+        last = names(tree)[-1] if tree is not None else None
+        if last is not None and key_of(last) in self.heads:
+            self._active_head = last
+
+    def train_adapter(self, composition: Any) -> None:
+        """Freeze everything but the adapters of a composition and the head of its last one, and activate it.
+
+        A head of the base model itself stays trainable, unless it is the output embedding.
+        """
+        self.set_active_adapters(composition)
+        chosen = [self.get_adapter(name) for name in names(self.sites.active)]
+        self.requires_grad_(False)
+        for adapter in chosen:
+            adapter.requires_grad_(True)
+            if adapter.config.trains_base:
+                self.base_model.requires_grad_(True)
+        if chosen and key_of(chosen[-1].name) in self.heads:
+            self.heads[key_of(chosen[-1].name)].requires_grad_(True)
+        for parameter in checkpoint.own_head(self.base_model).values():
+            parameter.requires_grad_(True)
+        self.train()
+
+    def eject_prefix_tuning(self, name: str) -> None:
+        """Turn a reparameterised prefix into a flat one with the same outputs; its MLP is gone.
+
+        Raises:
+            UnsupportedError: the adapter is not prefix tuning, or flat already.
+        """
+        adapter = self.get_adapter(name)
+        config = adapter.config
+        if not isinstance(config, PrefixTuningConfig):
+            raise UnsupportedError(f"'{name}' is {config.method}; only prefix tuning can be ejected")
+        if config.flat:
+            raise UnsupportedError(f"'{name}' is flat already; there is nothing to eject")
+        flat = Adapter(name, config.replace(flat=True), self.sites)
+        prefixes = {place: part for place, part in adapter.locations.items() if isinstance(part, Prefix)}
+        for place, values in eject(prefixes).items():
+            target = flat.locations[place]
+            assert isinstance(target, Prefix)
+            target.prefix.data.copy_(values)
+            target.prefix.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))
+        self._put(flat)
+
+    # ---- heads
+
+    def add_classification_head(
+        self,
+        head_name: str,
+        num_labels: int = 2,
+        layers: int = 2,
+        activation_function: str = "tanh",
+        dropout: float | None = None,
+        id2label: Mapping[int, str] | None = None,
+        overwrite_ok: bool = False,
+    ) -> None:
+        """Add a head for sequence classification, or regression with one label; see `heads.ClassificationHead`.
+
+        Args:
+            dropout: the base model's own when None.
+
+        Raises:
+            AdapterNameError: the name is taken and not `overwrite_ok`.
+            UnsupportedError: the base model has a head of its own.
+        """
+        config: Any = self.base_model.config
+        if dropout is None:
+            given = (getattr(config, key, None) for key in ("classifier_dropout", "hidden_dropout_prob", "resid_pdrop"))
+            dropout = float(next((value for value in given if value is not None), 0.0))
+        head = ClassificationHead(
+            config.hidden_size,
+            num_labels,
+            layers,
+            activation_function,
+            dropout,
+            self.architecture.pooling,
+            id2label,
+        )
+        self.add_head(head_name, head, overwrite_ok)
+
+    def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
+        """Add a head under a name and make it the active one."""
+        check_name(name, "head")
+        if self.base_model.base_model is not self.base_model:
+            raise UnsupportedError(
+                f"{type(self.base_model).__name__} has a prediction head of its own; load the base with "
+                "AutoAdapterModel.from_pretrained to put named heads on it"
+            )
+        if key_of(name) in self.heads and not overwrite_ok:
+            raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
+        head.name = name
+        self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
+        self._active_head = name
+
+    def _head_names(self) -> list[str]:
+        return [str(head.name) for head in self.heads.values()]
+
+    @property
+    def active_head(self) -> str | None:
+        """The head whose prediction the next forward returns; None returns the base model's outputs."""
+        return self._active_head
+
+    @active_head.setter
+    def active_head(self, name: str | None) -> None:
+        if name is not None and key_of(name) not in self.heads:
+            raise AdapterNameError(f"There is no head '{name}'{nearest(name, self._head_names())}")
+        self._active_head = name
+
+    # ---- parameters
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name → parameter, of all that trains."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """CPU copies of all that trains: what a best checkpoint keeps."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trainable_parameters()}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trainable_state` returned."""
+        current = dict(self.trainable_parameters())
+        with torch.no_grad():
+            for name, tensor in state.items():
+                current[name].copy_(tensor)
+
+    def parameter_count(self, name: str) -> int:
+        """Numbers that an adapter trains (all of the base model's for full fine-tuning), without its head."""
+        adapter = self.get_adapter(name)
+        return self.base_model.num_parameters() if adapter.config.trains_base else adapter.parameter_count()
+
+    def adapter_summary(self) -> list[dict[str, Any]]:
+        """A row an adapter: name, method, parameters, percent of the base, active, trainable; then the base model."""
+        total = self.base_model.num_parameters()
+        rows = []
+        for name in self.adapter_names():
+            count = self.parameter_count(name)
+            parameters = self.get_adapter(name).parameters()
+            rows.append(
+                {
+                    "name": name,
+                    "method": self.get_adapter(name).config.method,
+                    "parameters": count,
+                    "percent": 100 * count / total,
+                    "active": name in names(self.active_adapters),
+                    "trainable": any(parameter.requires_grad for parameter in parameters),
+                }
+            )
+        trains = any(parameter.requires_grad for parameter in self.base_model.parameters())
+        base = {"name": "base model", "method": "", "parameters": total, "percent": 100.0}
+        return [*rows, base | {"active": self.active_adapters is None, "trainable": trains}]
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute layers in the backward pass instead of storing them; the composition in force is recomputed too."""
+        self.base_model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": self.sites.checkpoint_contexts}
+        )
+
+    # ---- files
+
+    def save_adapter(self, save_directory: str | Path, adapter_name: str, with_head: bool = True) -> None:
+        """Write an adapter to a folder, with the head of its name or the base model's own (`adaptrain.checkpoint`)."""
+        head: Any = dict(self.heads.items()).get(key_of(adapter_name))
+        adapter, folder = self.get_adapter(adapter_name), Path(save_directory)
+        checkpoint.save(folder, adapter, head, self.base_model, self.identity, with_head)
+
+    def load_adapter(
+        self,
+        adapter_name_or_path: str | Path,
+        load_as: str | None = None,
+        set_active: bool = False,
+        with_head: bool = True,
+        version: str | None = None,
+    ) -> str:
+        """Load an adapter from a folder or a hub id: our own format, or AdapterHub's. Nothing loads partly.
+
+        Args:
+            load_as: the name it gets; its own when None.
+            with_head: also the head beside it.
+            version: revision on the hub.
+
+        Returns:
+            The adapter's name.
+
+        Raises:
+            CheckpointError: missing, unreadable, or not made for this model; the model is left as it was.
+        """
+        loaded = checkpoint.load(self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head)
+        self._put(loaded.adapter)
+        if loaded.base is not None:
+            self.base_model.load_state_dict(loaded.base, strict=False)  # tied tensors are stored once; keys are checked
+        if loaded.head is not None:
+            self.add_head(loaded.adapter.name, loaded.head, overwrite_ok=True)
+        if set_active:
+            self.set_active_adapters(loaded.adapter.name)
+        return loaded.adapter.name
+
+    def set_base_identity(self, name: str | None, revision: str | None, fingerprint: str | None) -> None:
+        """Say where the base model came from; saved beside every adapter."""
+        self.identity = {"name": name, "revision": revision, "fingerprint": fingerprint}
+
+
+def init(model: PreTrainedModel) -> AdaptedModel:
+    """An adapted model around a transformers model.
+
+    >>> model = adaptrain.init(AutoModelForCausalLM.from_pretrained("gpt2"))   # doctest: +SKIP
+
+    Raises:
+        UnsupportedError: no architecture for the model type.
+    """
+    return AdaptedModel(model)
