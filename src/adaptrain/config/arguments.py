@@ -1,0 +1,127 @@
+"""The command line's overrides, read with Hydra's grammar: `key=value`, `group=name`, `+key=value`, `~key`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from adaptrain.config.defaults import stand_in, unknown_choice
+from adaptrain.config.documents import COMMAND_LINE, Leaf, Tree
+from adaptrain.config.library import GROUPS, Library, is_path
+from adaptrain.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key to set (`node`), or to take out (`node` is None)."""
+
+    key: str
+    node: Tree | Leaf | None
+
+
+@dataclass
+class Arguments:
+    """What the overrides ask for.
+
+    Attributes:
+        choices: group → name; a wrong name is replaced by what was probably meant.
+        unsettled: groups whose choice is wrong and resembles nothing.
+        changes: in the order given.
+        problems: a sentence each.
+    """
+
+    choices: dict[str, str] = field(default_factory=dict)
+    unsettled: set[str] = field(default_factory=set)
+    changes: list[Change] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_arguments(arguments: Sequence[str], books: Library) -> Arguments:
+    """Read overrides of one run; every mistake in the grammar or in a choice is collected."""
+    found = Arguments()
+    for argument in arguments:
+        try:
+            override = parse_override(argument, books)
+        except UsageError as error:
+            found.problems.append(str(error))
+            continue
+        problem = _refuse(override, argument)
+        if problem is not None:
+            found.problems.append(problem)
+        elif is_choice(override):
+            _choose(override, argument, books, found)
+        elif override.is_delete():
+            found.changes.append(Change(override.key_or_group, None))
+        else:
+            text = override.get_value_string()
+            found.changes.append(Change(override.key_or_group, _node(override.value(), text)))
+    return found
+
+
+def parse_override(argument: str, books: Library) -> Override:
+    """One override.
+
+    Raises:
+        UsageError: it does not follow Hydra's grammar.
+    """
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if argument in books.choices("recipe"):
+            raise UsageError(f"'{argument}' (command line): is a recipe; write recipe={argument}") from None
+        reason = str(error).strip().splitlines()[0] if "=" in argument else "there is no `=`"
+        raise UsageError(
+            f"'{argument}' (command line): cannot be read as key=value ({reason}); "
+            "quote a value that has spaces or special characters: \"key='the value'\""
+        ) from None
+
+
+def is_choice(override: Override) -> bool:
+    """Whether an override chooses from a group, rather than setting keys."""
+    return override.key_or_group in GROUPS and not isinstance(override.value(), dict)
+
+
+def _refuse(override: Override, argument: str) -> str | None:
+    if override.is_hydra_override():
+        return f"{argument} (command line): settings of Hydra are for sweeps; add -m"
+    if override.is_sweep_override():
+        return f"{argument} (command line): names several values; add -m to run each, or quote the value to mean one"
+    if override.package is not None:
+        return f"{argument} (command line): adaptrain has no packages; leave out '@{override.package}'"
+    if "/" in override.key_or_group:
+        dotted = override.key_or_group.replace("/", ".")
+        return f"{argument} (command line): keys are written with dots: {dotted}"
+    return None
+
+
+def _choose(override: Override, argument: str, books: Library, found: Arguments) -> None:
+    group, value = override.key_or_group, override.value()
+    if group == "recipe" and (value is None or override.is_delete()):
+        found.choices.pop("recipe", None)
+        return
+    if override.is_delete() or value is None or isinstance(value, list):
+        found.problems.append(f"{argument} (command line): a run needs one {group}; choose it by {group}=NAME")
+        return
+    name = value if isinstance(value, str) else override.get_value_string()
+    if books.find(group, name) is None:
+        if is_path(name):
+            found.problems.append(f"{argument} (command line): there is no file {name}; correct the path")
+        else:
+            found.problems.append(unknown_choice(books, group, name, "command line"))
+        near = stand_in(books, group, name)
+        if near is None:
+            found.unsettled.add(group)
+            return
+        name = near
+    found.choices[group] = name
+
+
+def _node(value: Any, text: str | None = None) -> Tree | Leaf:
+    if isinstance(value, Mapping) and value:
+        return {str(key): _node(item) for key, item in value.items()}
+    return Leaf(value, COMMAND_LINE, None if isinstance(value, list | dict) else text)

@@ -1,0 +1,256 @@
+"""From `conf/`, a recipe and the command line to one run: all mistakes at once, each with the file it came from.
+
+Hydra gives the grammar of overrides and the order of the files (the defaults list). Files are merged here, because
+Hydra forgets which file a key came from and stops at the first mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.version import setbase
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from adaptrain.config import source
+from adaptrain.config.arguments import Arguments, Change, read_arguments
+from adaptrain.config.check import Report, build, origin_of, origins_of
+from adaptrain.config.defaults import usable_defaults
+from adaptrain.config.documents import (
+    COMMAND_LINE,
+    DEFAULT,
+    Document,
+    Leaf,
+    Origin,
+    Tree,
+    first_origin,
+    leaves,
+    merge,
+    plain,
+    read,
+)
+from adaptrain.config.library import GROUPS, Library, is_path, library
+from adaptrain.config.schema import RunConfig
+from adaptrain.errors import ConfigError, listed
+
+VERSION_BASE = "1.3"
+
+_REPLACED = ("model", "adapter", "task")
+"""Sections that a choice describes as a whole: what a recipe adds to one choice has no meaning for another."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A composed run.
+
+    Attributes:
+        config: checked and complete.
+        origins: dotted key → where it was set; keys that are not in it have the dataclass's own default.
+        choices: group → what was chosen.
+    """
+
+    config: RunConfig
+    origins: Mapping[str, Origin]
+    choices: Mapping[str, str | None]
+
+    def origin(self, key: str) -> Origin:
+        """Where a key's value was set, or the section that holds it."""
+        while key:
+            if key in self.origins:
+                return self.origins[key]
+            key = key.rpartition(".")[0]
+        return DEFAULT
+
+
+def compose(overrides: Sequence[str]) -> Run:
+    """Compose one run.
+
+    Args:
+        overrides: as on the command line, such as `recipe=lora_cola`, `trainer.epochs=3`.
+
+    Raises:
+        ConfigError: every mistake, a sentence each.
+    """
+    books = library()
+    arguments = read_arguments(overrides, books)
+    report = Report(arguments.problems, silent=set(arguments.unsettled))
+    try:
+        listing = _defaults_list(arguments.choices)
+    except (HydraException, ValueError) as error:
+        reason = " ".join(str(error).split("Config search path")[0].split())
+        raise ConfigError([*report.problems, f"defaults: {reason}"]) from None
+    choices = {group: listing.overrides.known_choices.get(group) for group in GROUPS}
+    documents = _documents(listing, books, report)
+    if "recipe" in arguments.unsettled:
+        report.silent.add("adapter")  # which one that recipe would have chosen is unknown
+    dropped = _drop_replaced(documents, arguments, choices, report)
+    tree: Tree = {}
+    for document in documents.values():
+        merge(tree, document.tree)
+    for change in arguments.changes:
+        _apply(tree, change, dropped, report)
+    _resolve(tree, report)
+    _refuse_set_by_choice(tree, documents, choices, books, report)
+    config = build(tree, _name(choices), report)
+    if config is None or report.problems:
+        raise ConfigError(list(dict.fromkeys(report.problems)))
+    return Run(config, origins_of(tree), choices)
+
+
+def _defaults_list(choices: Mapping[str, str]) -> DefaultsList:
+    """Which files, in which order."""
+    setbase(VERSION_BASE)
+    source.register()
+    path = ConfigSearchPathImpl()
+    path.append("main", source.URL)
+    path.append("schema", "structured://")
+    quoted = [f"{group}={QuotedString(name, Quote.single).with_quotes()}" for group, name in choices.items()]
+    return create_defaults_list(
+        repo=CachingConfigRepository(ConfigRepository(path)),
+        config_name="config",
+        overrides_list=OverridesParser.create().parse_overrides(quoted),
+        prepend_hydra=False,
+        skip_missing=False,
+    )
+
+
+def _documents(listing: DefaultsList, books: Library, report: Report) -> dict[str, Document]:
+    """Config path → file, each laid where its group belongs; what is wrong with them goes into the report."""
+    documents: dict[str, Document] = {}
+    for entry in listing.defaults:
+        path = entry.config_path or ""
+        file = source.config_file(books, path)
+        if file is None or path in documents:
+            continue
+        document = read(file, books.label(file))
+        report.problems += document.problems + usable_defaults(document, books)[1]
+        group = path.partition("/")[0]
+        if document.problems and not document.tree:  # nothing of it can be read; what it lacks is no second mistake
+            report.silent |= {"adapter"} if group == "recipe" else {group}
+        tree = document.tree if group in ("config", "recipe") else {group: document.tree}
+        documents[path] = replace(document, tree=tree)
+    return documents
+
+
+def _drop_replaced(
+    documents: Mapping[str, Document], arguments: Arguments, choices: Mapping[str, str | None], report: Report
+) -> set[str]:
+    """Take out what a recipe adds to a choice that the command line replaces; it must be dropped knowingly.
+
+    Returns:
+        the keys taken out.
+    """
+    dropped: set[str] = set()
+    recipe = choices["recipe"]
+    replaced = [group for group in _REPLACED if group in arguments.choices]
+    if recipe is None or not replaced:
+        return dropped
+    own = _defaults_list({"recipe": recipe}).overrides.known_choices
+    removed = {change.key for change in arguments.changes if change.node is None}
+    for group in replaced:
+        if choices[group] == own.get(group):
+            continue
+        for path, document in documents.items():
+            node = document.tree.pop(group, None) if path.startswith("recipe/") else None
+            if not isinstance(node, dict):
+                continue
+            keys = [key for key, _ in leaves(node, f"{group}.")]
+            dropped |= set(keys)
+            left = [key for key in keys if not any(f"{key}.".startswith(f"{gone}.") for gone in removed)]
+            if left:
+                new, old = f"{group}={choices[group]}", f"{group}={own.get(group)}"
+                cure = " ".join(f"'~{key}'" for key in left)
+                report.add(
+                    listed(left),
+                    first_origin(node),
+                    f"belong to {old}, which the command line replaces by {new}; drop them with {cure}, "
+                    f"or leave out {new}",
+                )
+    return dropped
+
+
+def _apply(tree: Tree, change: Change, dropped: set[str], report: Report) -> None:
+    """Carry out one override."""
+    *sections, key = change.key.split(".")
+    place = tree
+    for depth, name in enumerate(sections, start=1):
+        inner = place.get(name)
+        if inner is None and change.node is not None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            if change.node is not None:
+                report.add(change.key, COMMAND_LINE, f"{'.'.join(sections[:depth])} is one value and has no keys")
+            elif change.key not in dropped:
+                report.add(f"~{change.key}", COMMAND_LINE, "there is no such key to drop")
+            return
+        place = inner
+    if change.node is None:
+        if place.pop(key, None) is None and change.key not in dropped:
+            known = listed(".".join([*sections, name]) for name in place)
+            report.add(f"~{change.key}", COMMAND_LINE, f"there is no such key to drop. Set there are: {known}")
+    else:
+        merge(place, {key: change.node})
+
+
+def _resolve(tree: Tree, report: Report) -> None:
+    """Replace OmegaConf's interpolations, `${seed}` or `${oc.env:HOME}`, by what they stand for."""
+    open_keys = [(key, leaf) for key, leaf in leaves(tree) if "${" in str(leaf.value)]
+    if not open_keys:
+        return
+    config = OmegaConf.create(plain(tree))
+    for key, leaf in open_keys:
+        *sections, name = key.split(".")
+        place: Any = tree
+        for section in sections:
+            place = place[section]
+        try:
+            value = OmegaConf.select(config, key, throw_on_resolution_failure=True)
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            report.add(key, leaf.origin, f"cannot resolve {leaf.value}: {str(error).splitlines()[0]}")
+            place[name] = Leaf(None, leaf.origin)
+        else:
+            place[name] = Leaf(value, leaf.origin)
+
+
+def _refuse_set_by_choice(
+    tree: Tree,
+    documents: Mapping[str, Document],
+    choices: Mapping[str, str | None],
+    books: Library,
+    report: Report,
+) -> None:
+    """Refuse keys that a choice sets: the recipe's name, and an adapter's method apart from its other keys."""
+    named = tree.pop("recipe", None)
+    if named is not None:
+        report.add("recipe", first_origin(named), "is named by its file; leave the key out")
+    adapter, chosen = tree.get("adapter"), documents.get(f"adapter/{choices['adapter']}")
+    method = adapter.get("method") if isinstance(adapter, dict) else None
+    if not isinstance(method, Leaf) or chosen is None or "adapter" in report.silent:
+        return
+    before = chosen.tree["adapter"]
+    assert isinstance(before, dict)
+    if "method" in before and method.origin != origin_of(before, "method") and method.value != plain(before["method"]):
+        report.add(
+            "adapter.method",
+            method.origin,
+            f"changes the method of {chosen.label}, whose other keys would not fit; choose another adapter instead: "
+            f"adapter=NAME with NAME one of {listed(books.choices('adapter'))}",
+        )
+        report.silent.add("adapter")
+
+
+def _name(choices: Mapping[str, str | None]) -> str:
+    """The recipe's name; where there is none, what was chosen instead."""
+    chosen = [choices["recipe"]] if choices["recipe"] else [choices["adapter"], choices["task"]]
+    return "_".join(Path(choice).stem if is_path(choice) else choice for choice in chosen if choice)

@@ -1,0 +1,68 @@
+"""The defaults list of a YAML file, checked before Hydra sees it.
+
+Hydra would stop at the first wrong choice. Here a wrong one is reported and replaced by its nearest legal neighbour, so
+that the rest of the configuration can still be checked.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from adaptrain.config.documents import Document
+from adaptrain.config.library import GROUPS, Library
+from adaptrain.errors import listed, nearest
+
+
+def unknown_choice(books: Library, group: str, choice: str, place: str) -> str:
+    """A sentence that refuses a choice."""
+    known = books.choices(group)
+    return (
+        f"{group}={choice} ({place}): there is no {group} '{choice}'{nearest(choice, known) or '.'} "
+        f"Known are: {listed(known)}, or the path of a .yaml file"
+    )
+
+
+def stand_in(books: Library, group: str, choice: str) -> str | None:
+    """What an unknown choice was probably meant to be."""
+    near = difflib.get_close_matches(choice, books.choices(group), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def usable_defaults(document: Document, books: Library) -> tuple[list[Any], list[str]]:
+    """The entries that Hydra can follow, and what is wrong with the others."""
+    leaf = document.defaults
+    if leaf is None:
+        return [], []
+    place = str(leaf.origin)
+    if not isinstance(leaf.value, list):
+        return [], [f"defaults ({place}): is no list; write lines such as `- override /adapter: lora`"]
+    usable, problems = [], []
+    is_recipe = not document.label.startswith("conf/")
+    for entry in leaf.value:
+        if isinstance(entry, str) and entry != "_self_" and is_recipe:
+            entry = {"recipe": entry}  # a recipe laid over another one
+        if entry == "_self_":
+            usable.append(entry)
+            continue
+        problem = None
+        key, choice = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else ("", None)
+        group = str(key).removeprefix("override ").strip().removeprefix("/")
+        if group not in GROUPS or (is_recipe and group != "recipe" and key != f"override /{group}"):
+            forms = f"`- override /GROUP: NAME` with GROUP one of {listed(GROUPS[:-1])}, or `- NAME` of another recipe"
+            problem = f"defaults ({place}): cannot follow `- {_shown(entry)}`; write {forms}"
+        elif choice is not None and books.find(group, str(choice)) is None:
+            problem = unknown_choice(books, group, str(choice), place)
+            near = stand_in(books, group, str(choice))
+            entry = {key: near} if near is not None else None
+        if problem is not None:
+            problems.append(problem)
+        if entry is not None and (problem is None or group in GROUPS):
+            usable.append(entry["recipe"] if is_recipe and group == "recipe" else entry)
+    return usable, problems
+
+
+def _shown(entry: Any) -> str:
+    if isinstance(entry, dict):
+        return ", ".join(f"{key}: {value}" for key, value in entry.items())
+    return str(entry)

@@ -1,0 +1,168 @@
+"""YAML files as trees whose every value knows the file and line it came from.
+
+OmegaConf reads YAML too, but forgets where, and stops at the first mistake; here mistakes are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: a file and line, or a place without lines (`command line`, `default`)."""
+
+    place: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.place if self.line is None else f"{self.place}:{self.line}"
+
+
+COMMAND_LINE = Origin("command line")
+DEFAULT = Origin("default")
+"""A key that no file sets: the dataclass's own value."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value and its origin.
+
+    Attributes:
+        text: how it was typed, on the command line only: there 17 may be meant as a word.
+    """
+
+    value: Any
+    origin: Origin
+    text: str | None = None
+
+
+Tree = dict[str, Union["Leaf", "Tree"]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML file.
+
+    Attributes:
+        label: the file as messages call it.
+        tree: its keys, without `defaults`.
+        defaults: its defaults list, if it has one.
+        header: its first comment line, without the `#`.
+        problems: what is wrong with it, a sentence each, file and line first.
+    """
+
+    label: str
+    tree: Tree
+    defaults: Leaf | None = None
+    header: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML has it, but dates stay words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read(file: Path, label: str) -> Document:
+    """Read a file; whatever is wrong stands in `problems`, and the rest of the file is still there."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        return Document(label, {}, problems=[f"{label}: cannot be read ({error.strerror}); check the file"])
+    except UnicodeDecodeError as error:
+        return Document(label, {}, problems=[f"{label}: is not UTF-8 (byte {error.start}); save it as UTF-8"])
+    return parse(text, label)
+
+
+def parse(text: str, label: str) -> Document:
+    """The same for YAML that is already in memory."""
+    header = text.split("\n", 1)[0].removeprefix("#").strip() if text.startswith("#") else ""
+    problems: list[str] = []
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        tree = _mapping(node, loader, label, problems) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        return Document(label, {}, header=header, problems=[f"{label}:{line}: is not YAML ({what})"])
+    except yaml.YAMLError as error:
+        return Document(label, {}, header=header, problems=[f"{label}: is not YAML ({' '.join(str(error).split())})"])
+    except RecursionError:
+        return Document(label, {}, header=header, problems=[f"{label}: contains itself; remove the alias (`*name`)"])
+    defaults = tree.pop("defaults", None)
+    if isinstance(defaults, dict):
+        defaults = Leaf(plain(defaults), first_origin(defaults) or Origin(label))
+    return Document(label, tree, defaults, header, problems)
+
+
+def _mapping(node: yaml.Node, loader: _Loader, label: str, problems: list[str]) -> Tree:
+    if not isinstance(node, yaml.MappingNode):
+        what = "a list" if isinstance(node, yaml.SequenceNode) else "one value"
+        problems.append(f"{label}:{node.start_mark.line + 1}: is {what}; keys and values are due, as in `seed: 1`")
+        return {}
+    tree: Tree = {}
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        name = str(key_node.value)
+        if name in lines:
+            problems.append(f"{label}:{line}: the key '{name}' stands here a second time (first in line {lines[name]})")
+        lines.setdefault(name, line)
+    loader.flatten_mapping(node)  # `<<: *anchor`
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, bool) or key is None:
+            said = "null" if key is None else str(key).lower()
+            problems.append(f"{label}:{line}: YAML reads the key {key_node.value} as {said}; put it in quotes")
+            continue
+        if isinstance(value_node, yaml.MappingNode) and value_node.value:
+            tree[str(key)] = _mapping(value_node, loader, label, problems)
+        else:
+            tree[str(key)] = Leaf(loader.construct_object(value_node, deep=True), Origin(label, line))
+    return tree
+
+
+def merge(base: Tree, over: Tree) -> None:
+    """Lay a tree over another, in place. A section that is left empty (`trainer:`) changes nothing."""
+    for key, value in over.items():
+        old = base.get(key)
+        if isinstance(value, dict):
+            section: Tree = old if isinstance(old, dict) else {}
+            merge(section, value)
+            base[key] = section
+        elif not (isinstance(old, dict) and value.value is None):
+            base[key] = value
+
+
+def plain(tree: Tree | Leaf) -> Any:
+    """The values alone."""
+    return {key: plain(value) for key, value in tree.items()} if isinstance(tree, dict) else tree.value
+
+
+def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+    """Dotted key and leaf of everything in a tree, in order."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def first_origin(tree: Tree | Leaf) -> Origin | None:
+    """Where the first value of a tree was written."""
+    if isinstance(tree, Leaf):
+        return tree.origin
+    return next((leaf.origin for _, leaf in leaves(tree)), None)

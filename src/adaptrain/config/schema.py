@@ -1,0 +1,222 @@
+"""The legal keys of a run, typed: one dataclass a folder of `conf/`. What is not here is not a key.
+
+Values that are wrong by themselves (a negative learning rate) are found by `problems`, so that the command line can
+report all of them at once with the file each came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The frozen base model.
+
+    Attributes:
+        name: hub id or local folder.
+        revision: branch, tag or commit on the hub.
+        package: Python package that carries the model, as `module:folder`; used before the hub.
+        sha256: of the weights file that the package carries; checked when loaded.
+        attention: `auto` takes transformers' choice.
+        allow_remote_code: the one hub id whose own code may run; must equal `name`.
+    """
+
+    name: str
+    revision: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    allow_remote_code: str | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.name.strip():
+            yield "name", "is empty; give a hub id or a folder"
+        if self.package is not None and self.package.count(":") != 1:
+            yield "package", f"is {self.package!r}; write it as module:folder"
+        if self.allow_remote_code not in (None, self.name):
+            yield "allow_remote_code", f"is {self.allow_remote_code!r}; it must repeat the model's name to allow it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Which column plays which role."""
+
+    text: str
+    text_pair: str | None = None
+    label: str = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsConfig:
+    """Names of the splits; `validation` chooses the best epoch and is what the score is reported on unless `test` is
+    named, which then is only scored."""
+
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A task: rows, roles, labels, metric.
+
+    Attributes:
+        name: of the task, and of its folder in a local mirror.
+        type: shape of the task.
+        path: hub id, local folder, a file with `{split}` in its name, or `package:module:folder`.
+        subset: configuration of a hub data set.
+        labels: the label map in order; a row's label is its index or its name. Empty for regression.
+        metric: the one that chooses the best checkpoint and stands in the table.
+        extra_metrics: also computed and saved.
+    """
+
+    name: str
+    type: Literal["classification", "regression"]
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+    columns: ColumnsConfig
+    labels: tuple[str, ...] = ()
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    metric: str
+    extra_metrics: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.type == "classification" and len(self.labels) < 2:
+            yield "labels", "needs at least two names for a classification"
+        if self.type == "regression" and self.labels:
+            yield "labels", "must be empty for a regression"
+        if len(set(self.labels)) < len(self.labels):
+            yield "labels", "names a label twice"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where rows come from and how many are used.
+
+    Attributes:
+        mirror: folder of `<task>/<split>.jsonl` that stands in for the hub.
+        max_train: use only the first n training rows (after the seeded shuffle).
+        max_eval: use only the first n evaluation rows.
+        max_length: longest input in tokens; longer ones are truncated and counted.
+    """
+
+    mirror: str | None = None
+    max_train: int | None = None
+    max_eval: int | None = None
+    max_length: int = 128
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key in ("max_train", "max_eval", "max_length"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                yield key, f"is {value}; it must be at least 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Optimisation.
+
+    Attributes:
+        epochs: passes over the training rows.
+        max_steps: stop after so many optimiser steps, whatever `epochs` says.
+        batch_size: rows in one optimiser step.
+        micro_batch_size: rows in one forward; null takes `batch_size`. Accumulation is exact: the loss is the mean
+            over the rows of the whole batch, however they are divided.
+        schedule: after the warm-up the rate falls linearly or as a cosine to 0, or stays.
+        warmup: fraction of all steps (below 1) or number of steps.
+        eval_every: epochs between two evaluations.
+        patience: stop after so many evaluations without a better score; null never stops.
+        keep: which weights a run ends with, those of the best evaluation or the last.
+        precision: of the frozen base; `auto` takes bf16 where the hardware is native in it.
+        group_by_length: rows of similar length go together.
+    """
+
+    epochs: int = 3
+    max_steps: int | None = None
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    eval_batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.0
+    max_grad_norm: float | None = 1.0
+    eval_every: int = 1
+    patience: int | None = None
+    keep: Literal["best", "last"] = "best"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    group_by_length: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key in ("epochs", "batch_size", "eval_batch_size", "eval_every"):
+            if getattr(self, key) < 1:
+                yield key, f"is {getattr(self, key)}; it must be at least 1"
+        for key in ("max_steps", "micro_batch_size", "patience"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                yield key, f"is {value}; it must be at least 1, or null"
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            yield "micro_batch_size", f"is {self.micro_batch_size}, more than batch_size {self.batch_size}"
+        for key in ("learning_rate", "adam_epsilon"):
+            if getattr(self, key) <= 0:
+                yield key, f"is {getattr(self, key)}; it must be positive"
+        for key in ("weight_decay", "warmup"):
+            if getattr(self, key) < 0:
+                yield key, f"is {getattr(self, key)}; it must not be negative"
+        for key in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                yield key, f"is {getattr(self, key)}; it must lie in [0, 1)"
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            yield "max_grad_norm", f"is {self.max_grad_norm}; it must be positive, or null"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The prediction head beside the adapter."""
+
+    layers: int = 2
+    dropout: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.layers < 1:
+            yield "layers", f"is {self.layers}; it must be at least 1"
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            yield "dropout", f"is {self.dropout}; it must lie in [0, 1)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, resolved.
+
+    Attributes:
+        recipe: name of the recipe, or of the group choices where there is none; the run's folder bears it.
+        adapter: `method:` and that method's own keys (`adaptrain.methods`).
+        outputs: folder that holds the folders of all runs.
+        force: train again although a finished run is there.
+    """
+
+    recipe: str
+    seed: int = 42
+    outputs: str = "outputs"
+    force: bool = False
+    model: ModelConfig
+    adapter: dict[str, Any]
+    head: HeadConfig = field(default_factory=HeadConfig)
+    task: TaskConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"

@@ -1,0 +1,1 @@
+"""Predictions, metrics, trivial baselines, and the evaluation of a saved run folder."""

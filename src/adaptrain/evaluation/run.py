@@ -1,0 +1,103 @@
+"""Evaluating a saved run folder with nothing else given."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptrain.evaluation.eject import EjectResult, eject_prefix
+from adaptrain.evaluation.predict import Predictions, predict
+from adaptrain.evaluation.saved import load_saved, read_saved
+from adaptrain.tasks.rows import load_evaluation_rows
+from adaptrain.training.precision import find_hardware
+
+__all__ = ["EjectResult", "EvalResult", "eject_prefix", "evaluate_folder"]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        folder: that was evaluated.
+        task: its name.
+        split: evaluated on.
+        rows: of it.
+        metric: name of the task's metric.
+        score: of that metric.
+        metrics: all of them.
+        stored: the score that training reported, None where this is another split.
+        notes: why the two may differ.
+        predictions: of every row.
+    """
+
+    folder: Path
+    task: str
+    split: str
+    rows: int
+    metric: str
+    score: float
+    metrics: dict[str, float]
+    stored: float | None
+    notes: tuple[str, ...]
+    predictions: Predictions
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether the stored score came out again, to 1e-6; None where there is none to compare with."""
+        return None if self.stored is None else abs(self.score - self.stored) <= 1e-6
+
+
+def evaluate_folder(
+    path: Path,
+    *,
+    mirror: str | None = None,
+    precision: str | None = None,
+    split: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+) -> EvalResult:
+    """Evaluate a run folder: the same number as at the end of training, unless something is changed here.
+
+    Args:
+        mirror: folder of `<task>/<split>.jsonl` to take the rows from.
+        precision: `auto`, `fp32` or `bf16`; that of training when None.
+        split: the one that training reported when None.
+        batch_size: that of training when None.
+
+    Raises:
+        CheckpointError: not a run folder, or damaged.
+        ModelError: the base model is missing, or another one.
+        DataError: the rows are missing or wrong.
+    """
+    saved = read_saved(Path(path))
+    task = saved.task
+    data = saved.data if mirror is None else dataclasses.replace(saved.data, mirror=mirror)
+    split = split or saved.split
+    rows = load_evaluation_rows(task, data, split)
+    hardware = find_hardware(device, precision or saved.precision, saved.adapter.config.trains_base)
+    model, reader = load_saved(saved, hardware)
+    predictions = predict(
+        model, reader.encode(rows), reader.collate, task, batch_size or saved.eval_batch_size, hardware
+    )
+    metrics = predictions.scores()
+    notes = []
+    if split == saved.split and rows.fingerprint != saved.data_fingerprint:
+        notes.append(f"the rows of split '{split}' ({rows.place}) are not those that training reported on")
+    if hardware.precision.name != saved.precision:
+        notes.append(f"computed in {hardware.precision.name}, trained in {saved.precision}")
+    if batch_size not in (None, saved.eval_batch_size):
+        notes.append(f"batches of {batch_size} rows, not {saved.eval_batch_size}: the last digits may differ")
+    return EvalResult(
+        folder=saved.folder,
+        task=task.name,
+        split=split,
+        rows=len(rows),
+        metric=task.metric,
+        score=metrics[task.metric],
+        metrics=metrics,
+        stored=saved.score if split == saved.split else None,
+        notes=tuple(notes),
+        predictions=predictions,
+    )

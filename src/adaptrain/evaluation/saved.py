@@ -1,0 +1,185 @@
+"""`task.json`: what a run folder knows beside its adapter, so that it can be evaluated with nothing else given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptrain.checkpoint import CONFIG, AdapterFile, read_adapter_config
+from adaptrain.config.schema import ColumnsConfig, DataConfig, ModelConfig, RunConfig, SplitsConfig, TaskConfig
+from adaptrain.errors import CheckpointError, ModelError
+from adaptrain.files import read_json, write_json
+from adaptrain.tasks.sources import absolute_path
+from adaptrain.tasks.text import TextReader, text_reader
+from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.precision import Hardware
+
+TASK = "task.json"
+FORMAT = "adaptrain-task/1"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run folder, as far as an evaluation needs it.
+
+    Attributes:
+        folder: where.
+        adapter: what its adapter files say.
+        model, task, data: as trained, with paths that work from any folder.
+        precision: resolved (`fp32`, `bf16`).
+        eval_batch_size: rows in a batch; part of the numbers, because it decides the padding.
+        split: that was reported.
+        score: of `task.metric` on it.
+        data_fingerprint: of that split.
+    """
+
+    folder: Path
+    adapter: AdapterFile
+    model: ModelConfig
+    task: TaskConfig
+    data: DataConfig
+    precision: str
+    eval_batch_size: int
+    split: str
+    score: float
+    data_fingerprint: str
+
+
+def write_task(
+    folder: Path,
+    config: RunConfig,
+    base: BaseModel,
+    *,
+    head: Mapping[str, Any],
+    precision: str,
+    split: str,
+    score: float,
+    data_fingerprint: str,
+) -> None:
+    """Write `task.json`. Relative paths are kept as configured, and where they point to from here is put beside them.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    places = {
+        "model.name": str(folder_.absolute()) if (folder_ := Path(config.model.name).expanduser()).is_dir() else None,
+        "task.path": absolute_path(config.task.path),
+        "data.mirror": absolute_path(config.data.mirror) if config.data.mirror is not None else None,
+    }
+    write_json(
+        folder / TASK,
+        {
+            "format": FORMAT,
+            "model": dataclasses.asdict(config.model),
+            "task": dataclasses.asdict(config.task),
+            "data": dataclasses.asdict(config.data),
+            "head": dict(head),
+            "precision": precision,
+            "eval_batch_size": config.trainer.eval_batch_size,
+            "revision": base.revision,
+            "places": {key: place for key, place in places.items() if place is not None},
+            "split": split,
+            "score": score,
+            "data_fingerprint": data_fingerprint,
+        },
+    )
+
+
+def read_saved(folder: Path) -> SavedRun:
+    """Read a run folder.
+
+    Raises:
+        CheckpointError: it is not one, or cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no folder {folder}; name a run folder such as outputs/<recipe>/<hash>")
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} holds no adapter: there is no {CONFIG}. Name a folder that `train` made")
+    if not (folder / TASK).is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter but no {TASK}, so its task is not known; only folders that "
+            "`adaptrain train` made can be evaluated with nothing else given"
+        )
+    values = read_json(folder / TASK)
+    if values.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / TASK} has the format {values.get('format')!r}, this version reads {FORMAT}")
+    adapter = read_adapter_config(folder)
+    try:
+        places = values["places"]
+        model = ModelConfig(**values["model"])
+        model = dataclasses.replace(
+            model,
+            name=_existing(model.name, places.get("model.name")),
+            revision=values["revision"] or model.revision,
+        )
+        task = _task(values["task"])
+        task = dataclasses.replace(task, path=_existing(task.path, places.get("task.path")))
+        data = DataConfig(**values["data"])
+        if data.mirror is not None:
+            data = dataclasses.replace(data, mirror=_existing(data.mirror, places.get("data.mirror")))
+        return SavedRun(
+            folder,
+            adapter,
+            model,
+            task,
+            data,
+            str(values["precision"]),
+            int(values["eval_batch_size"]),
+            str(values["split"]),
+            float(values["score"]),
+            str(values["data_fingerprint"]),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{folder / TASK} has no key {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / TASK} cannot be read: {error}") from None
+
+
+def load_saved(saved: SavedRun, hardware: Hardware) -> tuple[Any, TextReader]:
+    """The base model with the folder's adapter and head active, on the device, and how it reads text.
+
+    Raises:
+        ModelError: the base is missing, or is not the one that the adapter was trained on.
+        CheckpointError: the adapter files are damaged or do not fit.
+    """
+    base = find_base(saved.model)
+    tokenizer = load_tokenizer(base)
+    model, base = load_model(base, hardware.precision.base)
+    _check_same(saved, base)
+    model.load_adapter(saved.folder, set_active=True)
+    model.to(hardware.device)
+    model.eval()
+    return model, text_reader(tokenizer, model.base_model, saved.task, saved.data)
+
+
+def _check_same(saved: SavedRun, base: BaseModel) -> None:
+    trained_on = saved.adapter.base.get("fingerprint")
+    # a sum of weights can only be compared with a sum, a commit only with a commit
+    if trained_on and len(trained_on) == len(base.fingerprint) and trained_on != base.fingerprint:
+        raise ModelError(
+            f"The base model '{saved.model.name}' in {base.location} is not the one that the adapter in {saved.folder} "
+            f"was trained on: its weights have the sum {base.fingerprint[:12]}…, not {trained_on[:12]}…"
+        )
+
+
+def _existing(configured: str, absolute: str | None) -> str:
+    """The place itself rather than how it was called: a relative path means something else in another folder."""
+    if absolute is None or ("{split}" not in absolute and not Path(absolute).exists()):
+        return configured
+    return absolute
+
+
+def _task(values: Mapping[str, Any]) -> TaskConfig:
+    return TaskConfig(
+        **{
+            **values,
+            "columns": ColumnsConfig(**values["columns"]),
+            "splits": SplitsConfig(**values["splits"]),
+            "labels": tuple(values["labels"]),
+            "extra_metrics": tuple(values["extra_metrics"]),
+        }
+    )

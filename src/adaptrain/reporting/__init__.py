@@ -1,0 +1,1 @@
+"""What a run leaves behind: its folder, its manifest, its results row, and the table over many runs."""

@@ -1,0 +1,105 @@
+"""The results row of a run: one line of the story, in `result.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adaptrain.config.schema import RunConfig
+
+FORMAT = "adaptrain-result/1"
+
+_NO_INFLUENCE = {
+    "data.mirror",
+    "trainer.micro_batch_size",
+    "trainer.eval_batch_size",
+    "trainer.device",
+    "trainer.precision",
+    "trainer.gradient_checkpointing",
+}
+"""Settings that change where or how fast a score is computed, not what it stands for. Precision is compared as part of
+the environment, resolved."""
+
+
+def result_row(
+    config: RunConfig,
+    *,
+    run: str,
+    score: float,
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, Any],
+    split: str,
+    rows: int,
+    adapter_parameters: int,
+    head_parameters: int,
+    base_parameters: int,
+    epochs: float,
+    steps: int,
+    best_epoch: float | None,
+    seconds: float,
+    peak_memory: int,
+    precision: str,
+    device: str,
+    versions: Mapping[str, Any],
+    data_fingerprint: str,
+) -> dict[str, Any]:
+    """One results row.
+
+    Args:
+        run: name of the run's folder.
+        score: of `task.metric` on `split`.
+        metrics: all of them on `split`.
+        baseline: the trivial answer's `name`, `answer`, `score`.
+        split: that is reported; the validation split chose the epoch.
+        rows: of that split.
+    """
+    trainable = adapter_parameters + head_parameters
+    return {
+        "format": FORMAT,
+        "recipe": config.recipe,
+        "run": run,
+        "method": config.adapter["method"],
+        "adapter": dict(config.adapter),
+        "model": config.model.name,
+        "task": config.task.name,
+        "task_type": config.task.type,
+        "metric": config.task.metric,
+        "score": score,
+        "metrics": dict(metrics),
+        "baseline": dict(baseline),
+        "split": split,
+        "chosen_on": config.task.splits.validation if config.trainer.keep == "best" else None,
+        "rows": rows,
+        "seed": config.seed,
+        "adapter_parameters": adapter_parameters,
+        "head_parameters": head_parameters,
+        "trainable_parameters": trainable,
+        "base_parameters": base_parameters,
+        "percent_of_base": 100 * trainable / base_parameters,
+        "epochs": epochs,
+        "steps": steps,
+        "best_epoch": best_epoch,
+        "minutes": round(seconds / 60, 3),
+        "peak_memory_bytes": peak_memory,
+        "settings": settings(config),
+        "environment": {
+            "adaptrain": versions["adaptrain"],
+            "torch": versions["torch"],
+            "transformers": versions["transformers"],
+            "precision": precision,
+            "device": device,
+            "data": data_fingerprint,
+        },
+    }
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Everything but method, model, task and seed that shapes a score, as `group.key` → value. Runs that differ here
+    are not repetitions of one another."""
+    found = {}
+    for group in ("head", "data", "trainer"):
+        for key, value in dataclasses.asdict(getattr(config, group)).items():
+            if (name := f"{group}.{key}") not in _NO_INFLUENCE:
+                found[name] = value
+    return found

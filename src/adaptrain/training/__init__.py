@@ -1,0 +1,1 @@
+"""The training loop, what it runs on, and a whole run from config to folder."""

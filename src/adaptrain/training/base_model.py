@@ -1,0 +1,220 @@
+"""The frozen base model of a run: where it is, whether it is the right one, and how it is loaded.
+
+A local folder, a folder inside an installed Python package and the hub are the same thing from here on. Only
+safetensors are read, and code that comes with a model runs only where the config allows that one model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer
+
+from adaptrain.config.schema import ModelConfig
+from adaptrain.errors import AdaptrainError, ModelError, listed
+from adaptrain.tasks.packages import package_folder
+from adaptrain.tasks.text import prepare_tokenizer
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that has been found.
+
+    Attributes:
+        config: what was asked for.
+        location: folder or hub id to load from.
+        revision: commit on the hub, None for a folder.
+        fingerprint: sha256 of the weights (of the list of sums where they are in several files); the same wherever the
+            model came from. The commit stands in where the files cannot be told.
+    """
+
+    config: ModelConfig
+    location: str
+    revision: str | None
+    fingerprint: str
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What is saved beside an adapter."""
+        return {"name": self.config.name, "revision": self.revision, "fingerprint": self.fingerprint}
+
+    @property
+    def remote_code(self) -> bool:
+        return self.config.allow_remote_code == self.config.name
+
+
+def find_base(config: ModelConfig) -> BaseModel:
+    """Find the base model: a local folder, an installed package, or the hub.
+
+    Raises:
+        ModelError: it is nowhere, has no safetensors, or its weights are not the expected ones.
+    """
+    folder = Path(config.name).expanduser()
+    if folder.is_dir():
+        return _in_folder(config, folder)
+    if config.name.startswith((".", "/", "~")):
+        raise ModelError(f"model.name={config.name}: there is no such folder ({folder.absolute()}); correct the path")
+    missing_package = None
+    if config.package is not None:
+        folder = package_folder(config.package)
+        if folder is not None and folder.is_dir():
+            return _in_folder(config, folder)
+        missing_package = config.package.partition(":")[0]
+    return _on_hub(config, missing_package)
+
+
+def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model: there is no config.json. It holds: {listed(_files(folder))}")
+    weights = _weight_files(folder)
+    if not weights:
+        raise ModelError(
+            f"{folder} has no weights that can be read: {WEIGHTS} is due, and pickled weights are not loaded. "
+            f"It holds: {listed(_files(folder))}. Save the model again with save_pretrained"
+        )
+    fingerprint = _sha256(weights)
+    if config.sha256 is not None and fingerprint != config.sha256:
+        raise ModelError(
+            f"The weights of model {config.name} in {folder} are not the expected ones: sha256 {fingerprint}, "
+            f"not {config.sha256}. Install the package again, or correct model.sha256"
+        )
+    return BaseModel(config, str(folder), None, fingerprint)
+
+
+def _on_hub(config: ModelConfig, missing_package: str | None) -> BaseModel:
+    cures = ["model.name=FOLDER (a saved model)"]
+    if missing_package is not None:
+        cures.insert(
+            0, f"the Python package '{missing_package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
+        )
+    with _told(config.name, f"cannot be had from the hub. Without the hub: {' or '.join(cures)}"), quiet():
+        found = AutoConfig.from_pretrained(
+            config.name,
+            revision=config.revision,
+            trust_remote_code=config.allow_remote_code == config.name,
+        )
+    revision = getattr(found, "_commit_hash", None) or config.revision
+    return BaseModel(config, config.name, revision, revision or "unknown")
+
+
+def load_tokenizer(base: BaseModel) -> Any:
+    """The base model's fast tokenizer, with nothing baked in.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    with _told(base.config.name, f"has no usable tokenizer in {base.location}"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            base.location, revision=base.revision, trust_remote_code=base.remote_code
+        )
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"Model {base.config.name} has only a slow tokenizer; convert it with "
+            "transformers.convert_slow_tokenizer and save it as tokenizer.json beside the model"
+        )
+    prepare_tokenizer(tokenizer)
+    return tokenizer
+
+
+def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
+    """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
+
+    Raises:
+        ModelError: the files are not readable, or of a model type that transformers does not know.
+        UnsupportedError: adaptrain has no table for the model type.
+    """
+    from adaptrain.auto import AutoAdapterModel
+
+    attention = None if base.config.attention == "auto" else base.config.attention
+    with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet():
+        model = AutoAdapterModel.from_pretrained(
+            base.location,
+            revision=base.revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=base.remote_code,
+        )
+    if base.fingerprint == (base.revision or "unknown"):
+        base = dataclasses.replace(base, fingerprint=_cached_fingerprint(base) or base.fingerprint)
+    model.set_base_identity(**base.identity)
+    return model, base
+
+
+def _cached_fingerprint(base: BaseModel) -> str | None:
+    """Sum of the weights that the hub's cache holds, so that a copy in a folder is known for the same model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (WEIGHTS, INDEX):
+        file = try_to_load_from_cache(base.location, name, revision=base.revision)
+        if isinstance(file, str):
+            weights = _weight_files(Path(file).parent)
+            return _sha256(weights) if weights else None
+    return None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    return sorted(folder.glob("model-*-of-*.safetensors")) if (folder / INDEX).is_file() else []
+
+
+def _sha256(files: list[Path]) -> str:
+    sums = []
+    for file in files:
+        with file.open("rb") as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 22):
+                digest.update(block)
+        sums.append(digest.hexdigest())
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@contextmanager
+def _told(name: str, what: str) -> Iterator[None]:
+    """Whatever transformers, the hub client or safetensors raise, told as one sentence."""
+    try:
+        yield
+    except AdaptrainError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each library has its own exceptions, many of them bare
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"Model '{name}' {what} ({reason})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no loading reports from transformers: they would fall into our own display."""
+    from transformers.utils import logging
+
+    level, shown = transformers.logging.get_verbosity(), logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def absolute_model(config: ModelConfig) -> Mapping[str, Any] | None:
+    """Where a local folder of a config is when read from another folder; None for packages and hub ids."""
+    folder = Path(config.name).expanduser()
+    return {"name": str(folder.absolute())} if folder.is_dir() else None

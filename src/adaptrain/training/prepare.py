@@ -1,0 +1,126 @@
+"""Everything that a run needs, loaded and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adaptrain.config.schema import RunConfig
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline
+from adaptrain.evaluation.predict import Predictions, predict
+from adaptrain.methods import MethodConfig
+from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
+from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.sources import locate
+from adaptrain.tasks.text import Encoded, TextReader, text_reader
+from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.precision import Hardware, find_hardware
+from adaptrain.training.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+        model: the base model with a fresh adapter and head, both named after the task, that train.
+        reader: rows to batches.
+        splits: rows by role: `train`, `validation`, and `test` where the task names one.
+        encoded: the same as tokens.
+        reported: role of the split that the score is of.
+        baseline: the trivial answer on that split.
+        notes: what a person should know of the data.
+    """
+
+    config: RunConfig
+    hardware: Hardware
+    base: BaseModel
+    model: Any
+    reader: TextReader
+    splits: dict[str, Rows]
+    encoded: dict[str, Encoded]
+    reported: str
+    baseline: Baseline
+    notes: tuple[str, ...]
+
+    def predict(self, role: str) -> Predictions:
+        """What the model, as it is now, says of a split."""
+        size = self.config.trainer.eval_batch_size
+        return predict(self.model, self.encoded[role], self.reader.collate, self.config.task, size, self.hardware)
+
+    def parameter_counts(self) -> tuple[int, int, int]:
+        """Numbers that train in the adapter, in the head, and those of the base model."""
+        adapter = self.model.parameter_count(self.config.task.name)
+        trainable = sum(parameter.numel() for _, parameter in self.model.trainable_parameters())
+        base = sum(parameter.numel() for parameter in self.model.base_model.parameters())
+        return adapter, trainable - adapter, base
+
+    def describe_data(self) -> list[dict[str, Any]]:
+        """One mapping a split, for the manifest."""
+        return [
+            {
+                "role": role,
+                "split": rows.split,
+                "place": rows.place,
+                "fingerprint": rows.fingerprint,
+                "rows": len(rows),
+                "rows_of_split": rows.found,
+                "truncated": self.encoded[role].truncated,
+                "empty": rows.empty,
+            }
+            for role, rows in self.splits.items()
+        ]
+
+
+def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
+    """Load and check everything, cheap things first.
+
+    Raises:
+        ConfigError: a device that is not there, a `max_length` without room for text.
+        DataError: rows that are missing or wrong.
+        ModelError: a base model that is missing or wrong.
+        UnsupportedError: a method or model that do not go together.
+    """
+    task = config.task
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base)
+    source = locate(task, config.data)
+    splits = {
+        "train": load_training_rows(task, config.data, config.seed, source),
+        "validation": load_evaluation_rows(task, config.data, task.splits.validation, source),
+    }
+    if task.splits.test is not None:
+        splits["test"] = load_evaluation_rows(task, config.data, task.splits.test, source)
+    reported = "test" if "test" in splits else "validation"
+
+    base = find_base(config.model)
+    tokenizer = load_tokenizer(base)
+    model, base = load_model(base, hardware.precision.base)
+    seed_everything(config.seed)
+    model.add_adapter(task.name, config=method)
+    model.add_classification_head(
+        task.name,
+        num_labels=SHAPES[task.type].outputs(task),
+        layers=config.head.layers,
+        dropout=config.head.dropout,
+        id2label=dict(enumerate(task.labels)) or None,
+    )
+    model.train_adapter(task.name)
+    if config.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.to(hardware.device)
+
+    reader = text_reader(tokenizer, model.base_model, task, config.data)
+    encoded = {role: reader.encode(rows) for role, rows in splits.items()}
+    metrics = (task.metric, *task.extra_metrics)
+    baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes)
+
+
+def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
+    notes = []
+    if encoded.truncated:
+        notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
+    if rows.empty:
+        notes.append(f"split '{rows.split}': {rows.empty} of {len(rows)} rows have an empty text")
+    return notes

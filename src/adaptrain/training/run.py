@@ -1,0 +1,263 @@
+"""A whole run: from a resolved config to a folder with a trained adapter and everything that is known of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from adaptrain.config.schema import RunConfig
+from adaptrain.errors import OutputError
+from adaptrain.evaluation.metrics import check_metrics, get_metric
+from adaptrain.evaluation.predict import Predictions
+from adaptrain.evaluation.saved import write_task
+from adaptrain.files import read_json, write_json
+from adaptrain.methods import MethodConfig, config_from_dict
+from adaptrain.reporting.folder import MANIFEST, RESULT, check_free, is_finished, made_whole, run_folder
+from adaptrain.reporting.manifest import manifest, versions
+from adaptrain.reporting.results import result_row
+from adaptrain.training.display import Display, Displays, JsonLog, make_display
+from adaptrain.training.loop import Plan, fit, total_steps
+from adaptrain.training.memory import peak_memory, reset_peak
+from adaptrain.training.prepare import Prepared, prepare
+from adaptrain.training.state import TrainState, make_optimizer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: of the run.
+        row: its results row.
+        finished_before: whether the folder was there already, so that nothing was done.
+    """
+
+    folder: Path
+    row: dict[str, Any]
+    finished_before: bool
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run took.
+
+    Attributes:
+        started: when.
+        train, evaluate, total: seconds; the evaluations during training count as training.
+        memory: bytes at the peak.
+    """
+
+    started: datetime
+    train: float
+    evaluate: float
+    total: float
+    memory: int
+
+
+def train(
+    config: RunConfig,
+    origins_yaml: str | None = None,
+    command: Sequence[str] = (),
+    display: Display | None = None,
+) -> RunResult:
+    """Train, evaluate and save one adapter. A finished run is not repeated unless `config.force`.
+
+    Args:
+        origins_yaml: the resolved config with the origin of each key, saved as `origins.yaml`.
+        command: that started the run, for the manifest.
+        display: told what happens; chosen by the terminal when None.
+
+    Raises:
+        ConfigError: keys that do not go together.
+        DataError: rows that are missing or wrong.
+        ModelError: a base model that is missing or wrong.
+        UnsupportedError: a method and a model that do not go together.
+        OutputError: results that cannot be written.
+        OutOfMemoryError: too little memory.
+        AdaptrainError: training diverged.
+    """
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    config, method = complete(config)
+    folder = run_folder(config)
+    if is_finished(folder) and not config.force:
+        return RunResult(folder, read_json(folder / RESULT), finished_before=True)
+    check_free(folder, config.force)
+    display = make_display() if display is None else display
+
+    run = prepare(config, method)
+    reset_peak(run.hardware.device)
+    alone = run.hardware.accelerator.is_main_process  # of several processes one writes and speaks
+    with made_whole(folder) if alone else nullcontext() as work:
+        log = Displays([] if work is None else [display, JsonLog(work / "log.jsonl")])
+        try:
+            begun = time.perf_counter()
+            state = _train(run, log)
+            trained = time.perf_counter()
+            predictions = run.predict(run.reported)
+            done = time.perf_counter()
+        finally:
+            log.stop()
+        memory = peak_memory(run.hardware.device)
+        spent = Spent(started, trained - begun, done - trained, done - clock, memory)
+        row = _row(run, state, predictions, folder.name, spent)
+        if work is not None:
+            _write(work, run, state, predictions, row)
+            _write_config(work, config, origins_yaml)
+            _write_manifest(work, run, spent, command)
+    run.hardware.accelerator.wait_for_everyone()
+    return RunResult(folder, row, finished_before=False)
+
+
+def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
+    """The config with every key of its method filled in, so that it says what was run whatever defaults become.
+
+    Raises:
+        ConfigError: a method that is unknown or has wrong keys; a metric that does not fit the task.
+    """
+    method = config_from_dict(config.adapter)
+    task = config.task
+    check_metrics(task.type, len(task.labels), (task.metric, *task.extra_metrics))
+    return dataclasses.replace(config, adapter=method.to_dict()), method
+
+
+def planned_folder(config: RunConfig) -> Path:
+    """Where `train` would put this run.
+
+    Raises:
+        ConfigError: as `complete`.
+    """
+    return run_folder(complete(config)[0])
+
+
+def _train(run: Prepared, display: Display) -> TrainState:
+    """Train the prepared model; it ends with the weights to keep."""
+    config = run.config
+    rank = run.hardware.accelerator.process_index
+    if rank:  # dropout must differ between processes; everything else has been drawn by now
+        torch.manual_seed(config.seed + rank)
+    state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer))
+    metric = get_metric(config.task.metric)
+    plan = Plan(
+        rows=run.encoded["train"],
+        collate=run.reader.collate,
+        evaluate=lambda: run.predict("validation").scores(),
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        steps=total_steps(len(run.encoded["train"]), config.trainer),
+        seed=config.seed,
+    )
+    for note in run.notes:
+        display.note(note)
+    display.start(f"{config.adapter['method']} on {config.task.name}", plan.steps, metric)
+    fit(run.model, state, plan, config.trainer, run.hardware, display)
+    return state
+
+
+def _row(run: Prepared, state: TrainState, predictions: Predictions, name: str, spent: Spent) -> dict[str, Any]:
+    config, metric = run.config, run.config.task.metric
+    scores, split, best = predictions.scores(), run.splits[run.reported], state.best_evaluation
+    adapter, head, base = run.parameter_counts()
+    return result_row(
+        config,
+        run=name,
+        score=scores[metric],
+        metrics=scores,
+        baseline={
+            "name": run.baseline.name,
+            "answer": run.baseline.answer,
+            "score": run.baseline.metrics[metric],
+        },
+        split=split.split,
+        rows=len(split),
+        adapter_parameters=adapter,
+        head_parameters=head,
+        base_parameters=base,
+        epochs=state.evaluations[-1].epoch,
+        steps=state.step,
+        best_epoch=best.epoch if best is not None and config.trainer.keep == "best" else None,
+        seconds=spent.total,
+        peak_memory=spent.memory,
+        precision=run.hardware.precision.name,
+        device=str(run.hardware.device),
+        versions=versions(),
+        data_fingerprint=split.fingerprint,
+    )
+
+
+def _write(
+    work: Path,
+    run: Prepared,
+    state: TrainState,
+    predictions: Predictions,
+    row: dict[str, Any],
+) -> None:
+    """The adapter and its results; the manifest, which makes the run finished, is written after them."""
+    config = run.config
+    run.model.save_adapter(work, config.task.name)
+    predictions.write(work / "predictions.jsonl")
+    write_task(
+        work,
+        config,
+        run.base,
+        head=dataclasses.asdict(config.head),
+        precision=run.hardware.precision.name,
+        split=row["split"],
+        score=row["score"],
+        data_fingerprint=run.splits[run.reported].fingerprint,
+    )
+    metrics = {
+        "split": row["split"],
+        "metric": row["metric"],
+        "metrics": row["metrics"],
+        "baseline": dataclasses.asdict(run.baseline),
+        "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
+    }
+    write_json(work / "metrics.json", metrics)
+    write_json(work / RESULT, row)
+
+
+def _write_config(work: Path, config: RunConfig, origins_yaml: str | None) -> None:
+    try:
+        (work / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
+        if origins_yaml is not None:
+            (work / "origins.yaml").write_text(origins_yaml, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {work}: {error}") from None
+
+
+def _write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[str]) -> None:
+    values = manifest(
+        command=command,
+        started=spent.started,
+        seed=run.config.seed,
+        device=run.hardware.device,
+        processes=run.hardware.accelerator.num_processes,
+        precision=run.hardware.precision.name,
+        base_dtype=run.hardware.precision.base,
+        base_model={**run.base.identity, "location": run.base.location},
+        data=run.describe_data(),
+        seconds={"train": spent.train, "evaluate": spent.evaluate, "total": spent.total},
+        peak_memory=spent.memory,
+        notes=run.notes,
+    )
+    write_json(work / MANIFEST, values)
+
+
+def config_yaml(config: RunConfig) -> str:
+    """A resolved config as YAML."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
