@@ -93,10 +93,12 @@ def key_of(name: str) -> str:
 
 
 def check_name(name: str, kind: str = "adapter") -> None:
-    """Refuse names that cannot be told apart from nothing, or printed on a line.
+    """Refuse names that cannot be told apart from nothing, printed on a line, or written in a composition.
 
     Raises:
-        AdapterNameError: empty, padded with blanks, or with control characters.
+        AdapterNameError: empty, padded with blanks, or with control characters, parentheses or quotes.
     """
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise AdapterNameError(f"{name!r} cannot name an {kind}: a name is a printable word without blanks around it")
+        raise AdapterNameError(f"{name!r} cannot name an {kind}: a name is printable and has no blanks around it")
+    if set(name) & set("()'\""):
+        raise AdapterNameError(f"{name!r} cannot name an {kind}: parentheses and quotes belong to compositions")

@@ -18,9 +18,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from keyword import iskeyword
 from typing import Any, ClassVar, TypeVar, Union
+from unicodedata import normalize
 
-from adaptrain.errors import CompositionError, listed, nearest
+from adaptrain.errors import CompositionError, listed, unknown
 from adaptrain.state import State
 
 Composition = Union[str, "Block"]
@@ -65,8 +67,12 @@ class Block:
         """What the block was made with beside its children."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "children"}
 
+    def printed(self) -> dict[str, Any]:
+        """The options as `parse` has to read them to make this block again."""
+        return self.options()
+
     def __str__(self) -> str:
-        given = [f"{key}={_plain(value)}" for key, value in self.options().items() if value is not None]
+        given = [f"{key}={_plain(value)}" for key, value in self.printed().items() if value is not None]
         return f"{self.word}({', '.join([*map(_leaf, self.children), *given])})"
 
 
@@ -136,6 +142,10 @@ class Average(Block):
                 raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
             weights = tuple(weight / total for weight in weights)
         object.__setattr__(self, "weights", weights)
+
+    def printed(self) -> dict[str, Any]:
+        # normalising what has been normalised moves the last digit
+        return self.options() | ({} if self.weights is None else {"normalize_weights": False})
 
 
 del _BLOCKS["_sized"]
@@ -235,10 +245,8 @@ def check(tree: Composition | None, known: Sequence[str]) -> None:
     """
     for name in names(tree):
         if name not in known:
-            place = f" in {tree}" if isinstance(tree, Block) else ""
-            raise CompositionError(
-                f"There is no adapter '{name}'{place}{nearest(name, known)} The model has: {listed(known)}"
-            )
+            place = f"{tree}: " if isinstance(tree, Block) else ""
+            raise CompositionError(place + unknown("adapter", name, known, "The model has"))
 
 
 def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | None) -> Composition | None:
@@ -304,7 +312,7 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
 def _make(word: str, children: Sequence[Any], options: Mapping[str, Any]) -> Block:
     block = _BLOCKS.get(word.lower())
     if block is None:
-        raise CompositionError(f"There is no block '{word}'{nearest(word, _BLOCKS)} The blocks are: {listed(_BLOCKS)}")
+        raise CompositionError(unknown("block", word, _BLOCKS, "The blocks are"))
     try:
         return block(*children, **options)
     except TypeError:
@@ -316,7 +324,8 @@ def _simplify(tree: Composition) -> Composition:
     if isinstance(tree, str):
         return tree
     children = [_simplify(child) for child in tree.children]
-    if len(children) == 1 and not isinstance(tree, Fuse):
+    weighted = isinstance(tree, Average) and tree.weights not in (None, (1.0,))
+    if len(children) == 1 and not isinstance(tree, Fuse) and not weighted:
         return children[0]
     return _with_children(tree, children)
 
@@ -330,7 +339,11 @@ def _leaves(tree: Composition | None) -> Iterator[str]:
 
 
 def _leaf(child: Composition) -> str:
-    return repr(child) if isinstance(child, str) and not child.isidentifier() else str(child)
+    if isinstance(child, Block):
+        return str(child)
+    # Python folds identifiers to NFKC, so a name in another form is not one that can be read back
+    plain = child.isidentifier() and not iskeyword(child) and normalize("NFKC", child) == child
+    return child if plain else repr(child)
 
 
 def _plain(value: Any) -> str:

@@ -20,6 +20,7 @@ class Forward:
 
     Attributes:
         owner: whose pass it is; a model inside another one does not mistake it for its own.
+        entrance: the module that it entered by.
         plan: site → the composition pruned to it.
         once: values that do not depend on the batch, by the shared module that computes them.
         taken: what sites took on the way in (residuals, queries) and have not yet consumed.
@@ -27,10 +28,11 @@ class Forward:
         before: the forward that was in force when this one began.
     """
 
-    __slots__ = ("before", "depth", "once", "owner", "plan", "taken")
+    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "taken")
 
-    def __init__(self, owner: object, plan: Mapping[Any, Composition]) -> None:
+    def __init__(self, owner: object, plan: Mapping[Any, Composition], entrance: object = None) -> None:
         self.owner = owner
+        self.entrance = entrance
         self.plan = plan
         self.once: dict[Any, Any] = {}
         self.taken: dict[Any, Any] = {}
@@ -49,8 +51,10 @@ class Forward:
 
 
 class _Local(threading.local):
-    forward: Forward | None = None
-    setups: tuple[AdapterSetup, ...] = ()
+    def __init__(self) -> None:
+        # in each thread's own dict, not on the class: compiled graphs guard on the former only
+        self.forward: Forward | None = None
+        self.setups: tuple[AdapterSetup, ...] = ()
 
 
 _local = _Local()
@@ -66,7 +70,7 @@ class AdapterSetup:
         head_setup: name of a head; None keeps the active one.
 
     Raises:
-        CompositionError: at the next forward, when a model does not have an adapter that is named.
+        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter that is named.
     """
 
     def __init__(self, composition: Any, head_setup: str | None = None) -> None:

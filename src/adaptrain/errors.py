@@ -108,6 +108,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{match[0]}'?" if match else ""
 
 
+def unknown(kind: str, name: object, known: Iterable[str], lead: str) -> str:
+    """The sentences for a name that is not known: the nearest that is, and all of them.
+
+    >>> unknown("metric", "acuracy", ["accuracy", "f1"], "The metrics are")
+    "There is no metric 'acuracy', did you mean 'accuracy'? The metrics are: accuracy, f1"
+    """
+    known = list(known)
+    return f"There is no {kind} '{name}'{nearest(str(name), known) or '.'} {lead}: {listed(known)}"
+
+
 def listed(names: Iterable[object]) -> str:
     """Names for a message: `a, b, c`, or `(none)`."""
     return ", ".join(str(name) for name in names) or "(none)"

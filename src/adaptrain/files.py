@@ -32,7 +32,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OutputError: the folder cannot be written.
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    _replace(path, lambda part: save_file(plain, part, metadata={"format": "pt"}))
+    umask = os.umask(0)
+    os.umask(umask)
+
+    def write(part: Path) -> None:
+        save_file(plain, part, metadata={"format": "pt"})
+        part.chmod(0o666 & ~umask)  # safetensors makes files that only their owner can read
+
+    _replace(path, write)
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

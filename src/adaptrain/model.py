@@ -15,7 +15,7 @@ from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import architecture_of
 from adaptrain.composition import Composition, Stack, blocks, check, names, parse
 from adaptrain.context import current_setup
-from adaptrain.errors import AdapterNameError, UnsupportedError, listed, nearest
+from adaptrain.errors import AdapterNameError, UnsupportedError, listed, unknown
 from adaptrain.heads import ClassificationHead, Head
 from adaptrain.methods import MethodConfig, PrefixTuningConfig, read_config
 from adaptrain.methods.prefix import Prefix, eject
@@ -86,7 +86,7 @@ class AdaptedModel(nn.Module):
         setup = current_setup()
         head = self._active_head if setup is None or setup.head is None else setup.head
         if head is not None and key_of(head) not in self.heads:
-            raise AdapterNameError(f"There is no head '{head}'{nearest(head, self._head_names())}")
+            raise AdapterNameError(unknown("head", head, self._head_names(), "The model has"))
         return head
 
     # ---- adapters
@@ -145,7 +145,7 @@ class AdaptedModel(nn.Module):
         """
         if key_of(name) not in self.adapters:
             known = self.adapter_names()
-            raise AdapterNameError(f"There is no adapter '{name}'{nearest(name, known)} The model has: {listed(known)}")
+            raise AdapterNameError(unknown("adapter", name, known, "The model has"))
         adapter = self.adapters[key_of(name)]
         assert isinstance(adapter, Adapter)
         return adapter
@@ -173,7 +173,7 @@ class AdaptedModel(nn.Module):
             UnsupportedError: a block that this version does not run.
         """
         known = self.adapter_names()
-        tree = composition if isinstance(composition, str) and composition in known else parse(composition)
+        tree = parse(composition)
         check(tree, known)
         for block in blocks(tree):
             if not isinstance(block, Stack):
@@ -287,7 +287,7 @@ class AdaptedModel(nn.Module):
     @active_head.setter
     def active_head(self, name: str | None) -> None:
         if name is not None and key_of(name) not in self.heads:
-            raise AdapterNameError(f"There is no head '{name}'{nearest(name, self._head_names())}")
+            raise AdapterNameError(unknown("head", name, self._head_names(), "The model has"))
         self._active_head = name
 
     # ---- parameters
@@ -334,10 +334,20 @@ class AdaptedModel(nn.Module):
         return [*rows, base | {"active": self.active_adapters is None, "trainable": trains}]
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute layers in the backward pass instead of storing them; the composition in force is recomputed too."""
-        self.base_model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": self.sites.checkpoint_contexts}
-        )
+        """Recompute layers in the backward pass instead of storing them, under the composition of the forward.
+
+        Raises:
+            UnsupportedError: transformers cannot do so for this model.
+        """
+        options = {"use_reentrant": False, "context_fn": self.sites.checkpoint_contexts}
+        model: Any = self.base_model
+        # renamed in transformers 5.2x; the old name warns until it goes
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        try:
+            enable(options)
+        except ValueError:
+            kind = model.config.model_type
+            raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
 
     # ---- files
 

@@ -282,9 +282,9 @@ class Sites:
             self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
         return self._plans[tree]
 
-    def begin(self, tree: Composition | None) -> Forward:
+    def begin(self, tree: Composition | None, entrance: nn.Module) -> Forward:
         """A forward with this composition, its shared values computed."""
-        forward = Forward(self, self.plan(tree))
+        forward = Forward(self, self.plan(tree), entrance)
         for name in names(tree):
             forward.once |= {module: module.compute() for module in self.shared[name]}
         return forward
@@ -297,12 +297,15 @@ class Sites:
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         forward = current_forward()
         if forward is not None and forward.owner is self:
-            forward.depth += 1
-            return
-        setup = current_setup()
+            if forward.entrance is not module:
+                forward.depth += 1
+                return
+            leave(forward)  # nobody enters a module twice: the last forward was interrupted, and torch ran no hook then
+        setup, tree = current_setup(), self.active
         if setup is not None:
-            check(setup.composition, list(self.shared))
-        enter(self.begin(self.active if setup is None else setup.composition))
+            tree = setup.composition
+            check(tree, list(self.shared))
+        enter(self.begin(tree, module))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         forward = current_forward()

@@ -50,10 +50,15 @@ class State:
         return self._join(pieces, self.positions_axis)
 
     def weigh(self, wholes: Sequence[Self], weights: Sequence[float]) -> Self:
-        """Σ weightᵢ · wholeᵢ over the tensors that methods change."""
-        return self._map(
-            lambda key, _: torch.stack([getattr(each, key) * w for each, w in zip(wholes, weights, strict=True)]).sum(0)
-        )
+        """Σ weightᵢ · wholeᵢ over the tensors that methods change; what is true or false is the first's."""
+
+        def mean(key: str, _: Tensor) -> Tensor:
+            tensors = [getattr(whole, key) for whole in wholes]
+            if not tensors[0].is_floating_point():
+                return tensors[0]
+            return torch.stack([tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]).sum(0)
+
+        return self._map(mean)
 
     def _split(self, sizes: Sequence[int], axis: int) -> list[Self]:
         pieces: dict[str, Sequence[Tensor]] = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adaptrain.errors import UnsupportedError, listed, nearest
+from adaptrain.errors import UnsupportedError, unknown
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,5 @@ def architecture_of(model_type: str) -> Architecture:
         UnsupportedError: no table; names the nearest and all others.
     """
     if model_type not in _BY_TYPE:
-        raise UnsupportedError(
-            f"There is no architecture for the model type '{model_type}'{nearest(model_type, _BY_TYPE)} "
-            f"The model types are: {listed(sorted(_BY_TYPE))}"
-        )
+        raise UnsupportedError(unknown("architecture for", model_type, sorted(_BY_TYPE), "The model types are"))
     return _BY_TYPE[model_type]

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adaptrain.config import source
 from adaptrain.config.arguments import Arguments, Change, read_arguments
-from adaptrain.config.check import Report, build, origin_of, origins_of
+from adaptrain.config.check import build, origins_of
 from adaptrain.config.defaults import usable_defaults
 from adaptrain.config.documents import (
     COMMAND_LINE,
@@ -39,6 +39,7 @@ from adaptrain.config.documents import (
     read,
 )
 from adaptrain.config.library import GROUPS, Library, is_path, library
+from adaptrain.config.report import Report, origin_of
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, listed
 

@@ -37,29 +37,36 @@ def usable_defaults(document: Document, books: Library) -> tuple[list[Any], list
     place = str(leaf.origin)
     if not isinstance(leaf.value, list):
         return [], [f"defaults ({place}): is no list; write lines such as `- override /adapter: lora`"]
-    usable, problems = [], []
+    usable: list[Any] = []
+    problems: list[str] = []
     is_recipe = not document.label.startswith("conf/")
     for entry in leaf.value:
-        if isinstance(entry, str) and entry != "_self_" and is_recipe:
-            entry = {"recipe": entry}  # a recipe laid over another one
         if entry == "_self_":
             usable.append(entry)
             continue
-        problem = None
-        key, choice = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else ("", None)
-        group = str(key).removeprefix("override ").strip().removeprefix("/")
+        key, group, choice = _parts(entry, is_recipe)
         if group not in GROUPS or (is_recipe and group != "recipe" and key != f"override /{group}"):
             forms = f"`- override /GROUP: NAME` with GROUP one of {listed(GROUPS[:-1])}, or `- NAME` of another recipe"
-            problem = f"defaults ({place}): cannot follow `- {_shown(entry)}`; write {forms}"
-        elif choice is not None and books.find(group, str(choice)) is None:
-            problem = unknown_choice(books, group, str(choice), place)
-            near = stand_in(books, group, str(choice))
-            entry = {key: near} if near is not None else None
-        if problem is not None:
-            problems.append(problem)
-        if entry is not None and (problem is None or group in GROUPS):
-            usable.append(entry["recipe"] if is_recipe and group == "recipe" else entry)
+            problems.append(f"defaults ({place}): cannot follow `- {_shown(entry)}`; write {forms}")
+            continue
+        if choice is not None and books.find(group, choice) is None:
+            problems.append(unknown_choice(books, group, choice, place))
+            choice = stand_in(books, group, choice)
+            if choice is None:
+                continue
+        usable.append(choice if is_recipe and group == "recipe" else {key: choice})
     return usable, problems
+
+
+def _parts(entry: Any, is_recipe: bool) -> tuple[str, str, str | None]:
+    """Key, group and choice of an entry; a bare name in a recipe is another recipe that it is laid over."""
+    if isinstance(entry, str) and is_recipe:
+        return "recipe", "recipe", entry
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return "", "", None
+    key, choice = next(iter(entry.items()))
+    group = str(key).removeprefix("override ").strip().removeprefix("/")
+    return str(key), group, None if choice is None else str(choice)
 
 
 def _shown(entry: Any) -> str:

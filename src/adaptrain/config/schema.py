@@ -6,11 +6,15 @@ report all of them at once with the file each came from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class ModelConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.name.strip():
             yield "name", "is empty; give a hub id or a folder"
+        if self.sha256 is not None and _SHA256.fullmatch(self.sha256) is None:
+            yield "sha256", f"is '{self.sha256}'; it must be 64 hexadecimal digits in lower case"
         if self.package is not None and self.package.count(":") != 1:
             yield "package", f"is {self.package!r}; write it as module:folder"
         if self.allow_remote_code not in (None, self.name):
@@ -177,6 +183,10 @@ class TrainerConfig:
         for key in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, key) < 1:
                 yield key, f"is {getattr(self, key)}; it must lie in [0, 1)"
+        if self.warmup > 1 and not float(self.warmup).is_integer():
+            yield "warmup", f"is {self.warmup}; it must be a fraction below 1, or a whole number of steps"
+        if _DEVICE.fullmatch(self.device) is None:
+            yield "device", f"is '{self.device}'; it must be auto, cpu, mps, cuda or cuda:N"
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             yield "max_grad_norm", f"is {self.max_grad_norm}; it must be positive, or null"
 

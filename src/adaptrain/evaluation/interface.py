@@ -33,7 +33,7 @@ class LocalMetric(evaluate.Metric):
             features=datasets.Features({"predictions": value, "references": value}),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **_: Any) -> dict[str, float]:
         return {self.metric.name: self.metric.formula(np.asarray(predictions), np.asarray(references))}
 
 

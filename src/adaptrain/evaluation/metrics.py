@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from adaptrain.errors import ConfigError, listed, nearest
+from adaptrain.errors import ConfigError, listed, unknown
 
 Formula = Callable[[np.ndarray, np.ndarray], float]
 
@@ -55,6 +56,9 @@ class Metric:
 
 METRICS: dict[str, Metric] = {}
 
+_ZERO_DIVISION: Any = 0.0
+"""F1 where nothing is predicted of a label: 0, and no warning. scikit-learn's types know only the words."""
+
 
 def register_metric(metric: Metric) -> Metric:
     """Make a metric known by its name."""
@@ -70,7 +74,7 @@ def get_metric(name: str, task_type: str | None = None) -> Metric:
     """
     fitting = [metric.name for metric in METRICS.values() if task_type in (None, metric.task_type)]
     if name not in METRICS:
-        raise ConfigError(f"There is no metric '{name}'{nearest(name, fitting)} Metrics are: {listed(sorted(fitting))}")
+        raise ConfigError(unknown("metric", name, sorted(fitting), "The metrics are"))
     if name not in fitting:
         raise ConfigError(
             f"The metric '{name}' is for {METRICS[name].task_type}, not for {task_type}. "
@@ -128,13 +132,13 @@ def _mcc(predictions: np.ndarray, references: np.ndarray) -> float:
 def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(references, predictions, pos_label=1, average="binary", zero_division=0.0))
+    return float(f1_score(references, predictions, pos_label=1, average="binary", zero_division=_ZERO_DIVISION))
 
 
 def _macro_f1(predictions: np.ndarray, references: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(references, predictions, average="macro", zero_division=0.0))
+    return float(f1_score(references, predictions, average="macro", zero_division=_ZERO_DIVISION))
 
 
 def _pearson(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -142,7 +146,8 @@ def _pearson(predictions: np.ndarray, references: np.ndarray) -> float:
 
     if _constant(predictions) or _constant(references):
         return 0.0
-    return float(pearsonr(predictions.astype(np.float64), references.astype(np.float64))[0])
+    found: Any = pearsonr(predictions.astype(np.float64), references.astype(np.float64))
+    return float(found.statistic)
 
 
 def _spearman(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -150,7 +155,8 @@ def _spearman(predictions: np.ndarray, references: np.ndarray) -> float:
 
     if _constant(predictions) or _constant(references):
         return 0.0
-    return float(spearmanr(predictions, references)[0])
+    found: Any = spearmanr(predictions, references)
+    return float(found.statistic)
 
 
 def _mse(predictions: np.ndarray, references: np.ndarray) -> float:

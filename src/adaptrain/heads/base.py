@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from adaptrain.errors import CheckpointError, listed, nearest
+from adaptrain.errors import CheckpointError, unknown
 
 
 class Head(nn.Module):
@@ -47,9 +47,7 @@ def head_from_dict(values: Mapping[str, Any]) -> Head:
     options = dict(values)
     kind = str(options.pop("type", ""))
     if kind not in _REGISTRY:
-        raise CheckpointError(
-            f"There is no head of type '{kind}'{nearest(kind, _REGISTRY)} The types are: {listed(_REGISTRY)}"
-        )
+        raise CheckpointError(unknown("head of type", kind, _REGISTRY, "The types are"))
     try:
         return _REGISTRY[kind](**options)
     except TypeError as error:

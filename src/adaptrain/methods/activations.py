@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaptrain.errors import listed, nearest
+from adaptrain.errors import unknown
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
+
+
+def _linear(x: Tensor) -> Tensor:
+    return x
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "leakyrelu": F.leaky_relu,
-    "linear": lambda x: x,
+    "linear": _linear,
     "mish": F.mish,
     "quick_gelu": _quick_gelu,
     "relu": F.relu,
@@ -39,4 +43,4 @@ def unknown_activation(name: str) -> str | None:
     """A sentence that refuses an unknown name, None for a known one."""
     if name.lower() in ACTIVATIONS:
         return None
-    return f"non_linearity is '{name}'{nearest(name, ACTIVATIONS)} The activations are: {listed(ACTIVATIONS)}"
+    return "non_linearity: " + unknown("activation", name, ACTIVATIONS, "The activations are")

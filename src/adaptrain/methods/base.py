@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from torch import nn
 
 from adaptrain.context import current_forward
-from adaptrain.errors import ConfigError, listed, nearest
+from adaptrain.errors import ConfigError, listed, unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,6 +116,10 @@ class MethodConfig:
     """Whether a fresh adapter leaves the model's output as it was, exactly."""
 
     def __post_init__(self) -> None:
+        for key in self.fields():  # what others can change is copied: lists as tuples, mappings as dicts
+            value = getattr(self, key)
+            if isinstance(value, list | Mapping):
+                object.__setattr__(self, key, tuple(value) if isinstance(value, list) else dict(value))
         problems = self._type_problems() or list(self.problems())
         if problems:
             raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
@@ -137,16 +142,13 @@ class MethodConfig:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
-        unknown = [key for key in changes if key not in self.fields()]
-        if unknown:
-            raise ConfigError([self._unknown(key) for key in unknown])
+        if problems := [self._unknown(key) for key in changes if key not in self.fields()]:
+            raise ConfigError(problems)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, and the method: what is saved. `config_from_dict` is its inverse."""
-        return {"method": self.method} | {
-            key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in self.fields()
-        }
+        return {"method": self.method} | {key: _plain(getattr(self, key)) for key in self.fields()}
 
     @classmethod
     def fields(cls) -> dict[str, dataclasses.Field[Any]]:
@@ -157,17 +159,19 @@ class MethodConfig:
         """Build from plain values, refusing unknown keys.
 
         Raises:
-            ConfigError: unknown keys (with the nearest legal one) or impossible values.
+            ConfigError: unknown keys (with the nearest legal one), missing keys, or impossible values.
         """
         values = {key: value for key, value in values.items() if key != "method"}
-        unknown = [key for key in values if key not in cls.fields()]
-        if unknown:
-            raise ConfigError([cls._unknown(key) for key in unknown])
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        problems = [cls._unknown(key) for key in values if key not in cls.fields()]
+        no_default = [key for key, field in cls.fields().items() if field.default is dataclasses.MISSING]
+        problems += [f"{cls.__name__} needs '{key}'" for key in no_default if key not in values]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)
 
     @classmethod
     def _unknown(cls, key: str) -> str:
-        return f"{cls.__name__} has no key '{key}'{nearest(key, cls.fields())} Its keys are: {listed(cls.fields())}"
+        return unknown(f"key of {cls.__name__}", key, cls.fields(), "Its keys are")
 
     def _type_problems(self) -> list[str]:
         hints = typing.get_type_hints(type(self))
@@ -178,10 +182,16 @@ class MethodConfig:
         ]
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value fits a type hint made of plain types, unions, literals, tuples and mappings.
 
-    An int fits float; a bool fits neither (YAML's `yes` is a mistake where a number is due).
+    An int fits float; a bool fits neither (YAML's `yes` is a mistake where a number is due). Numbers are finite.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -195,7 +205,7 @@ def fits(value: Any, hint: Any) -> bool:
             fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
         )
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is None:
@@ -253,9 +263,7 @@ def config_class(method: str) -> type[MethodConfig]:
         ConfigError: unknown method; names the nearest.
     """
     if method not in _REGISTRY:
-        raise ConfigError(
-            f"There is no method '{method}'{nearest(method, _REGISTRY)} The methods are: {listed(sorted(_REGISTRY))}"
-        )
+        raise ConfigError(unknown("method", method, sorted(_REGISTRY), "The methods are"))
     return _REGISTRY[method]
 
 

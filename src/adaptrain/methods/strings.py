@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from adaptrain.errors import ConfigError, UnsupportedError, listed, nearest
+from adaptrain.errors import ConfigError, UnsupportedError, unknown
 from adaptrain.methods.base import MethodConfig, config_from_dict, methods, presets
 
 _PATTERN = re.compile(r"^\s*(?P<name>[\w+]+)\s*(?:\[(?P<options>.*)\])?\s*$", re.DOTALL)
@@ -26,7 +26,11 @@ def read_config(config: MethodConfig | str | Mapping[str, Any] | None) -> Method
         return presets()["seq_bn"]()
     if isinstance(config, MethodConfig):
         return config
-    return config_from_string(config) if isinstance(config, str) else config_from_dict(config)
+    if isinstance(config, Mapping):
+        return config_from_dict(config)
+    if not isinstance(config, str):
+        raise ConfigError(f"{config!r} is not a config: give a config, a config string or a mapping with `method`")
+    return config_from_string(config)
 
 
 def config_from_string(text: str) -> MethodConfig:
@@ -43,7 +47,7 @@ def config_from_string(text: str) -> MethodConfig:
     name = OLD_NAMES.get(match["name"], match["name"])
     known = presets()
     if name not in known:
-        raise ConfigError(f"There is no preset '{name}'{nearest(name, known)} The presets are: {listed(sorted(known))}")
+        raise ConfigError(unknown("preset", name, sorted(known), "The presets are"))
     return known[name]().replace(**_options(match["options"], text))
 
 
@@ -57,7 +61,7 @@ def _options(text: str | None, whole: str) -> dict[str, Any]:
         pairs = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
     except (SyntaxError, ValueError):
         raise ConfigError(f"Cannot read the options in {whole!r}; write key=value, …, with words in quotes") from None
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs.items()}
+    return pairs
 
 
 def method_of(name: str) -> str:

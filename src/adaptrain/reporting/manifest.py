@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,8 +113,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if sys.platform == "linux":
         try:
-            with open("/proc/cpuinfo", encoding="utf-8") as lines:
-                return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             pass
     return platform.processor() or platform.machine()

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _HEADS = ("method", "base model", "adapter", "head", "% of base")
 
+_CSV_HEADS = (
+    *("method", "base_model", "task", "metric", "split", "mean", "std", "n", "best"),
+    *("adapter_parameters", "head_parameters", "percent_of_base", "notes"),
+)
+
 
 def to_rich(table: Table) -> RenderableType:
     """For a terminal; best scores are bold."""
@@ -51,19 +56,14 @@ def to_csv(table: Table) -> str:
     """One line a cell, numbers unrounded and unscaled: for programs."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["method", "base_model", "task", "metric", "split", "mean", "std", "n", "best"]
-        + ["adapter_parameters", "head_parameters", "percent_of_base", "notes"]
-    )
+    writer.writerow(_CSV_HEADS)
     for line in table.lines:
         for column, cell in line.cells.items():
-            deviation = "" if cell.deviation is None else repr(cell.deviation)
-            writer.writerow(
-                [line.label, line.model, column.task, column.metric, column.split]
-                + [repr(cell.mean), deviation, len(cell.scores) if line.model else "", int(cell.best)]
-                + [_span(line.adapter, str), _span(line.head, str), _span(line.percent, lambda p: f"{p:.4f}")]
-                + ["; ".join(table.footnotes[mark] for mark in cell.marks)]
-            )
+            values: list[Any] = [line.label, line.model, column.task, column.metric, column.split]
+            values += [repr(cell.mean), "" if cell.deviation is None else repr(cell.deviation)]
+            values += [len(cell.scores) if line.model else "", int(cell.best)]
+            values += [_span(line.adapter, str), _span(line.head, str), _span(line.percent, lambda p: f"{p:.4f}")]
+            writer.writerow([*values, "; ".join(table.footnotes[mark] for mark in cell.marks)])
     return text.getvalue()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
+from adaptrain.methods import config_from_dict, presets
 
 FORMAT = "adaptrain-result/1"
 
@@ -59,7 +61,7 @@ def result_row(
         "format": FORMAT,
         "recipe": config.recipe,
         "run": run,
-        "method": config.adapter["method"],
+        "method": preset_name(config.adapter),
         "adapter": dict(config.adapter),
         "model": config.model.name,
         "task": config.task.name,
@@ -92,6 +94,21 @@ def result_row(
             "data": data_fingerprint,
         },
     }
+
+
+def preset_name(adapter: Mapping[str, Any]) -> str:
+    """What people call a method: the preset that an adapter config is nearest to (`seq_bn`, not `bottleneck`)."""
+    values = config_from_dict(adapter).to_dict()
+    distances = {name: _distance(values, make().to_dict()) for name, make in presets().items()}
+    nearest = min(distances, key=lambda name: distances[name])
+    return values["method"] if math.isinf(distances[nearest]) else nearest
+
+
+def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Keys whose values differ; another method is further than anything."""
+    if one["method"] != other["method"]:
+        return math.inf
+    return sum(value != other[key] for key, value in one.items())
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

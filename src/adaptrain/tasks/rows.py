@@ -105,7 +105,7 @@ def _labels(table: datasets.Dataset, task: TaskConfig, place: str) -> list[Label
 def _column(table: datasets.Dataset, column: str, role: str, place: str) -> list[Any]:
     if column not in table.column_names:
         raise DataError(
-            f"{place}: there is no column '{column}'{nearest(column, table.column_names)} The columns are: "
+            f"{place}: there is no column '{column}'{nearest(column, table.column_names) or '.'} The columns are: "
             f"{listed(table.column_names)}. Name one in task.columns.{role}"
         )
     return list(table[column])

@@ -154,6 +154,6 @@ def _outside(value: Any, row: int, place: str, task: TaskConfig) -> str:
     unlabelled = " (on the hub -1 marks a split without labels: choose another in task.splits)" if value == -1 else ""
     return (
         f"{place}, row {row}: the label {value!r} in column '{task.columns.label}' is not in the label map of task "
-        f"{task.name}{hint or '.'} Labels are {named if named else listed(())}{unlabelled}. "
+        f"{task.name}{hint or '.'} Labels are {named or listed(())}{unlabelled}. "
         "Correct the row, or task.labels"
     )

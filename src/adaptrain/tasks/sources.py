@@ -66,7 +66,7 @@ def locate(task: TaskConfig, data: DataConfig) -> Source:
             return FolderSource(mirror / task.name)
         if _is_hub_id(task.path):  # a task that lives on this machine needs no mirror
             raise DataError(
-                f"data.mirror={data.mirror} has no folder '{task.name}'{nearest(task.name, _names(mirror))} "
+                f"data.mirror={data.mirror} has no folder '{task.name}'{nearest(task.name, _names(mirror)) or '.'} "
                 f"It holds: {listed(_names(mirror))}. Add {task.name}/<split>.jsonl there, or leave data.mirror out"
             )
     if task.path.startswith("package:"):
@@ -130,8 +130,9 @@ class FolderSource:
                 )
             if files:
                 return read_file(files[0])
+        near = nearest(split, [Path(name).stem for name in _names(self.folder)])
         raise DataError(
-            f"{self.folder} has no split '{split}'{nearest(split, [Path(name).stem for name in _names(self.folder)])} "
+            f"{self.folder} has no split '{split}'{near or '.'} "
             f"It holds: {listed(_names(self.folder))}. Name one in task.splits, or add {split}.jsonl"
         )
 
@@ -185,7 +186,7 @@ class HubSource:
                     raise DataError(f"The split '{name}' of the data set '{self.place}' is empty")
                 return splits[name]
         raise DataError(
-            f"The data set '{self.place}' has no split '{split}'{nearest(split, splits)} "
+            f"The data set '{self.place}' has no split '{split}'{nearest(split, splits) or '.'} "
             f"Its splits are: {listed(splits)}; name one in task.splits"
         )
 
@@ -193,7 +194,8 @@ class HubSource:
 @lru_cache(maxsize=4)
 def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
     with quiet():
-        return dict(datasets.load_dataset(path, subset, revision=revision))  # pyright: ignore[reportArgumentType]
+        found: Any = datasets.load_dataset(path, subset, revision=revision)
+        return {str(name): rows for name, rows in found.items()}
 
 
 def read_file(file: Path) -> datasets.Dataset:
@@ -213,6 +215,8 @@ def read_file(file: Path) -> datasets.Dataset:
         with quiet(), tempfile.TemporaryDirectory(prefix="adaptrain-") as cache:
             rows = reader(str(file), cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # pandas, pyarrow and datasets have each their own
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{file} has no rows") from None
         cause = error.__cause__ or error
         raise DataError(f"{file} cannot be read as {file.suffix[1:]}: {str(cause).strip().splitlines()[0]}") from error
     if not len(rows):

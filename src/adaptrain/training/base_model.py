@@ -123,6 +123,11 @@ def load_tokenizer(base: BaseModel) -> Any:
             f"Model {base.config.name} has only a slow tokenizer; convert it with "
             "transformers.convert_slow_tokenizer and save it as tokenizer.json beside the model"
         )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where there are no files
+        raise ModelError(
+            f"Model {base.config.name} has no tokenizer in {base.location}: its vocabulary is empty. Save the "
+            "tokenizer beside the model with save_pretrained"
+        )
     prepare_tokenizer(tokenizer)
     return tokenizer
 

@@ -44,11 +44,10 @@ def micro_batches(batch: Sequence[int], size: int | None, rank: int = 0, process
     Every process gets equally many pieces, some of them perhaps empty: a backward pass that one process leaves out
     would leave the others waiting.
     """
-    even = -(-len(batch) // processes)
-    pieces = _cut(np.asarray(batch), min(size or even, even))
-    rounds = -(-len(pieces) // processes)
-    mine = pieces[rank::processes]
-    return mine + [[] for _ in range(rounds - len(mine))]
+    largest = -(-len(batch) // processes)
+    size = min(size or largest, largest)
+    pieces = _cut(np.asarray(batch)[rank::processes], size)
+    return pieces + [[] for _ in range(-(-largest // size) - len(pieces))]
 
 
 def _cut(order: np.ndarray, size: int) -> list[list[int]]:

@@ -59,8 +59,8 @@ class Display(Protocol):
 
 def make_display(stream: IO[str] | None = None) -> Display:
     """A live display where the stream (stdout) is a terminal, plain lines elsewhere."""
-    stream = sys.stdout if stream is None else stream
-    return LiveDisplay(Console(file=stream)) if stream.isatty() else PlainDisplay(stream)
+    target: IO[str] = sys.stdout if stream is None else stream
+    return LiveDisplay(Console(file=target)) if target.isatty() else PlainDisplay(target)
 
 
 class LiveDisplay:

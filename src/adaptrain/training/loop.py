@@ -174,7 +174,8 @@ class Meter:
             AdaptrainError: one of them is not a number; names the step.
         """
         if self.losses:
-            values = hardware.accelerator.reduce(torch.stack(self.losses), "mean").tolist()
+            mean: Any = hardware.accelerator.reduce(torch.stack(self.losses), "mean")
+            values = mean.tolist()
             for step, value in enumerate(values, start=state.step - len(values) + 1):
                 if not math.isfinite(value):
                     raise AdaptrainError(

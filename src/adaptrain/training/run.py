@@ -23,7 +23,7 @@ from adaptrain.files import read_json, write_json
 from adaptrain.methods import MethodConfig, config_from_dict
 from adaptrain.reporting.folder import MANIFEST, RESULT, check_free, is_finished, made_whole, run_folder
 from adaptrain.reporting.manifest import manifest, versions
-from adaptrain.reporting.results import result_row
+from adaptrain.reporting.results import preset_name, result_row
 from adaptrain.training.display import Display, Displays, JsonLog, make_display
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.memory import peak_memory, reset_peak
@@ -157,7 +157,7 @@ def _train(run: Prepared, display: Display) -> TrainState:
     )
     for note in run.notes:
         display.note(note)
-    display.start(f"{config.adapter['method']} on {config.task.name}", plan.steps, metric)
+    display.start(f"{preset_name(config.adapter)} on {config.task.name}", plan.steps, metric)
     fit(run.model, state, plan, config.trainer, run.hardware, display)
     return state
 

@@ -1,0 +1,52 @@
+# `make` lists the targets. Everything happens in $(VENV), which is made when needed and renewed when
+# pyproject.toml or constraints.txt change.
+#   make test PYTHON=python3.12 VENV=/tmp/venv
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-all check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the environment
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[quickstart,dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## train an adapter, evaluate it, print the table; offline
+	$(OFFLINE) $(BIN)/adaptrain train recipe=quickstart
+	$(OFFLINE) $(BIN)/adaptrain eval "$$($(BIN)/adaptrain show recipe=quickstart | sed -n 's/^# train writes to //p')"
+	$(BIN)/adaptrain table outputs/
+
+test: $(STAMP) ## run the whole test suite, without a network
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## what CI runs: style, types, tests, and the built wheel in an empty environment
+	PYTHON=$(PYTHON) VENV=$(VENV) .ci/run
+
+check: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP) ## put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and what tools leave behind; runs stay
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,94 @@
+"""What follows a verb, told apart: a path, options, overrides. Overrides pass through as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from adaptrain.errors import ConfigError, UsageError, listed, nearest, unknown
+
+
+@dataclass(frozen=True)
+class Split:
+    """A verb's arguments.
+
+    Attributes:
+        paths: arguments without `=`.
+        options: option → value; empty for a flag.
+        overrides: the rest, in order.
+    """
+
+    paths: tuple[str, ...]
+    options: Mapping[str, str]
+    overrides: tuple[str, ...]
+
+
+def split(arguments: Sequence[str], flags: Iterable[str] = (), valued: Iterable[str] = ()) -> Split:
+    """Tell arguments apart.
+
+    Args:
+        flags: options without a value.
+        valued: options with one, `--format md` or `--format=md`.
+
+    Raises:
+        UsageError: an unknown option, or one without its value.
+    """
+    flags, valued = tuple(flags), tuple(valued)
+    paths, options, overrides = [], {}, []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            paths += rest
+            break
+        if argument in flags:
+            options[argument] = ""
+        elif name in valued:
+            if not equals and not rest:
+                raise UsageError(f"{name} needs a value")
+            options[name] = value if equals else rest.pop(0)
+        elif argument.startswith("-") and argument != "-":
+            known = [*flags, *valued, "--help"]
+            raise UsageError(unknown("option", name, known, "The options are"))
+        elif equals or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            paths.append(argument)
+    return Split(tuple(paths), options, tuple(overrides))
+
+
+def one_path(found: Split, verb: str, default: str | None = None) -> str:
+    """The single path that a verb takes.
+
+    Raises:
+        UsageError: none, or several.
+    """
+    if len(found.paths) > 1:
+        raise UsageError(f"adaptrain {verb} takes one PATH, not {len(found.paths)}: {listed(found.paths)}")
+    if found.paths:
+        return found.paths[0]
+    if default is None:
+        raise UsageError(f"adaptrain {verb} needs a PATH; see adaptrain {verb} --help")
+    return default
+
+
+def read_pairs(overrides: Sequence[str], allowed: Sequence[str], verb: str) -> dict[str, str]:
+    """`key=value` for a verb that composes no config.
+
+    Raises:
+        ConfigError: every key that the verb does not take.
+    """
+    found, problems = {}, []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in allowed:
+            found[key] = value.strip("'\"")
+        else:
+            problems.append(
+                f"{key} (command line): {verb} has no key '{key}'{nearest(key, allowed) or '.'} "
+                f"The keys of {verb} are: {listed(allowed)}"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return found

@@ -1,0 +1,158 @@
+"""The verbs: what each is called with, what it does, and where it lives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        name: as typed.
+        usage: what follows it.
+        summary: one line, for the list of verbs.
+        details: the rest of its help.
+        module: of `adaptrain.cli`, with a function `run(arguments) -> exit code`; imported when the verb is used.
+        flags: options that it takes; everything else is a path or an override.
+        hidden: not for people.
+    """
+
+    name: str
+    usage: str
+    summary: str
+    details: str
+    module: str
+    flags: tuple[str, ...] = ()
+    hidden: bool = False
+
+    def load(self) -> Callable[[Sequence[str]], int]:
+        return importlib.import_module(f"adaptrain.cli.{self.module}").run
+
+
+_OVERRIDES = """\
+Overrides:
+  recipe=NAME                   a recipe of recipes/ or of ./recipes, or the path of a .yaml file
+  model=NAME adapter=NAME       what to take instead (adaptrain ls shows the names)
+  task=NAME trainer=NAME
+  trainer.epochs=3              any key (adaptrain show recipe=NAME shows them all)
+  '~adapter.r'                  drop what a recipe sets
+The grammar is Hydra's: lists are [a,b], mappings {a: 1}; quote what the shell would read."""
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "train",
+            "recipe=NAME [-m] [key=value …]",
+            "train an adapter, evaluate it, save it",
+            f"""\
+  adaptrain train recipe=quickstart
+  adaptrain train recipe=lora_cola model=minilm data.mirror=./mirror trainer.epochs=10
+  adaptrain train -m recipe=lora_cola,prefix_cola seed=1,2,3     one run for each combination
+
+{_OVERRIDES}
+
+A run goes to outputs/<recipe>/<hash of its config>. A finished one is not repeated unless force=true.
+  -m, --multirun                several values a key, one run for each combination; hydra/launcher=joblib and other
+                                plug-ins of Hydra run them elsewhere""",
+            "train",
+            ("-m", "--multirun"),
+        ),
+        Verb(
+            "eval",
+            "PATH [key=value …]",
+            "evaluate a saved adapter",
+            """\
+  adaptrain eval outputs/lora_cola/1a2b3c4d        the folder says everything: model, task, metric, head
+
+Overrides:
+  split=NAME                    another split than training reported on
+  data.mirror=FOLDER            take the rows from here
+  trainer.precision=fp32        auto, fp32 or bf16; that of training if not given
+  trainer.eval_batch_size=N
+  trainer.device=NAME""",
+            "evaluate",
+        ),
+        Verb(
+            "table",
+            "[FOLDER] [--format md|csv|latex]",
+            "method × task, from all runs in a folder",
+            """\
+  adaptrain table                       the runs in outputs/
+  adaptrain table outputs/ --format md > table.md""",
+            "table",
+            ("--format",),
+        ),
+        Verb(
+            "eject-prefix",
+            "PATH [out=FOLDER]",
+            "make a reparameterised prefix flat: same outputs, smaller file",
+            """\
+  adaptrain eject-prefix outputs/prefix_cola/1a2b3c4d            in place
+  adaptrain eject-prefix outputs/prefix_cola/1a2b3c4d out=flat   into a new folder""",
+            "eject",
+        ),
+        Verb(
+            "ls",
+            "[recipes|adapters|models|tasks|trainers]",
+            "what there is to choose from",
+            """\
+  adaptrain ls                          everything
+  adaptrain ls recipes                  with those of ./recipes""",
+            "ls",
+        ),
+        Verb(
+            "show",
+            "recipe=NAME [key=value …]",
+            "a run's config, and which file each key came from",
+            f"""\
+  adaptrain show recipe=lora_cola model=minilm
+
+{_OVERRIDES}""",
+            "show",
+        ),
+        Verb(
+            "completion",
+            "bash|zsh|fish",
+            "a script that makes the shell complete verbs, names and keys",
+            """\
+  eval "$(adaptrain completion bash)"                    in ~/.bashrc
+  eval "$(adaptrain completion zsh)"                     in ~/.zshrc, after compinit
+  adaptrain completion fish | source                     in ~/.config/fish/config.fish""",
+            "completion",
+        ),
+        Verb("_complete", "LINE", "", "", "candidates", hidden=True),
+    )
+}
+
+
+def overview() -> str:
+    """What `adaptrain --help` prints."""
+    shown = [verb for verb in VERBS.values() if not verb.hidden]
+    width = max(len(verb.name) for verb in shown)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in shown]
+    return "\n".join(
+        [
+            "usage: adaptrain VERB [PATH] [key=value …]",
+            "",
+            "Adapters for transformers models, from YAML recipes.",
+            "",
+            *lines,
+            "",
+            "  adaptrain VERB --help    more on a verb",
+            "  adaptrain --version",
+            "",
+            "Start with: adaptrain train recipe=quickstart",
+        ]
+    )
+
+
+def help_of(verb: Verb) -> str:
+    """What `adaptrain VERB --help` prints."""
+    return (
+        f"usage: adaptrain {verb.name} {verb.usage}\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}"
+    )

@@ -1,0 +1,112 @@
+"""The `adapter:` section against its method's own config class."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from adaptrain.config.documents import Leaf, Tree, first_origin, plain
+from adaptrain.config.keys import named
+from adaptrain.config.report import BAD, Report, fitted, origin_of
+from adaptrain.config.values import convert
+from adaptrain.errors import AdaptrainError, ConfigError, listed, nearest
+
+if TYPE_CHECKING:
+    from adaptrain.methods import MethodConfig
+
+
+def check_adapter(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | None:
+    """The section, complete: the method's own defaults stand in it too, so that equal runs are equal text.
+
+    Returns:
+        None where it has problems; they are in the report.
+    """
+    if "adapter" in report.silent or node is None:
+        return None
+    if isinstance(node, Leaf):
+        report.add("adapter", node.origin, "is one value, but a section is due; choose one by adapter=NAME")
+        return None
+    method = _method(node, report)
+    if method is None:
+        return None
+    hints = {key: hint for key, hint in typing.get_type_hints(method).items() if key in method.fields()}
+    before = len(report.problems)
+    values = _values(node, method, hints, report)
+    needed = [key for key, field in method.fields().items() if field.default is dataclasses.MISSING]
+    missing = [key for key in needed if key not in values]
+    for key in missing:
+        if f"adapter.{key}" not in report.bad:
+            report.add(f"adapter.{key}", origin_of(node, "method"), f"is missing; method {method.method} needs it")
+    if missing:
+        return None
+    try:
+        complete = method.from_dict(values).to_dict()
+    except AdaptrainError as error:
+        _impossible(error, node, method, hints, report)
+        return None
+    if len(report.problems) > before:
+        return None
+    return {key: _lists(convert(value, hints[key])) if key in hints else value for key, value in complete.items()}
+
+
+def _method(node: Tree, report: Report) -> type[MethodConfig] | None:
+    from adaptrain.methods import config_class, methods  # late: it imports torch
+
+    name = plain(node["method"]) if "method" in node else None
+    try:
+        return config_class(str(name))
+    except ConfigError:
+        said = f"is '{name}'{nearest(str(name), methods())}" if name is not None else "is missing"
+        origin = origin_of(node, "method") or first_origin(node)
+        report.add("adapter.method", origin, f"{said}; the methods are: {listed(sorted(methods()))}")
+        return None
+
+
+def _values(node: Tree, method: type[MethodConfig], hints: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """The keys that are right; the others are reported."""
+    values = {}
+    for key, value_node in node.items():
+        dotted = f"adapter.{key}"
+        if key == "method" or dotted in report.bad:
+            continue
+        if key not in hints:
+            report.add(dotted, first_origin(value_node), _unknown(key, method.method, hints))
+        elif (value := fitted(value_node, hints[key], dotted, report)) is not BAD:
+            values[key] = value
+    return values
+
+
+def _impossible(
+    error: AdaptrainError, node: Tree, method: type[MethodConfig], hints: Mapping[str, Any], report: Report
+) -> None:
+    """Report what the config class refuses. Its sentences begin with the class, and mostly the key."""
+    for problem in getattr(error, "problems", [str(error)]):
+        sentence = problem.removeprefix(f"{method.__name__}: ")
+        key = sentence.split(" ", 1)[0].rstrip(",")
+        if key not in hints:
+            report.add("adapter", origin_of(node, "method"), sentence)
+        elif f"adapter.{key}" not in report.bad:
+            report.add(f"adapter.{key}", origin_of(node, key), sentence.removeprefix(f"{key} "))
+
+
+def _unknown(key: str, method: str, hints: Mapping[str, Any]) -> str:
+    """Why a key is refused: misspelt, another section's, another method's, or nobody's."""
+    from adaptrain.methods import methods
+
+    legal = f"The keys of method {method} are: {listed(hints)}" if hints else f"Method {method} has no keys"
+    near = nearest(key, hints)
+    owners = [name for name, config in methods().items() if key in config.fields()]
+    if near:
+        return f"method {method} has no key '{key}'{near} {legal}"
+    if owners:
+        return f"method {method} has no key '{key}'; it is one of method {' and '.join(owners)}. {legal}"
+    if homes := named(key):
+        return f"method {method} has no key '{key}'; it belongs to {' or '.join(homes)}. {legal}"
+    return f"method {method} has no key '{key}'. {legal}"
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as YAML has them."""
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value

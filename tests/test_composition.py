@@ -1,0 +1,356 @@
+"""Compositions: reading, printing, pruning, and the evaluator over a toy state."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptrain.composition import (
+    Average,
+    BatchSplit,
+    Block,
+    Fuse,
+    Parallel,
+    Split,
+    Stack,
+    blocks,
+    check,
+    evaluate,
+    names,
+    parse,
+    prune,
+    width,
+)
+from adaptrain.errors import CompositionError
+from adaptrain.state import State
+
+TREES = [
+    "a",
+    Stack("a", "b"),
+    Stack("a", "b", "a"),
+    Fuse("a", "b"),
+    Fuse("a", "b", name="mine"),
+    Fuse("a"),
+    Split("a", "b", sizes=[3, 0]),
+    BatchSplit("a", "b", "c", sizes=[1, 2, 3]),
+    Parallel("a", "b"),
+    Average("a", "b"),
+    Average("a", "b", weights=[0.25, 0.75]),
+    Stack("lang", Parallel("sst2", Stack("mrpc", Average("x", "y")))),
+    Stack("en.wiki", "de,at", "a b", "1st", "ünïcode", "it's", 'say "x"', "f(x)"),
+]
+
+
+# ---- reading and printing
+
+
+@pytest.mark.parametrize("tree", TREES, ids=str)
+def test_what_is_printed_is_read_back(tree):
+    assert parse(str(tree)) == tree
+    assert parse(tree) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("a", "a"),
+        ("  a ", "a"),
+        ("'a'", "a"),
+        ('"a b"', "a b"),
+        ("en.wiki", "en.wiki"),
+        ("1st", "1st"),
+        ("stack(a, b)", Stack("a", "b")),
+        ("Stack(a,b)", Stack("a", "b")),
+        ("BatchSplit(a, b, sizes=[1, 2])", BatchSplit("a", "b", sizes=[1, 2])),
+        ("batchsplit(a, b, sizes=(1, 2))", BatchSplit("a", "b", sizes=[1, 2])),
+        ("stack('en.wiki', \"x\")", Stack("en.wiki", "x")),
+        ("stack(a,\n  parallel(b, c))", Stack("a", Parallel("b", "c"))),
+        ("average(a, b, weights=[1, 3])", Average("a", "b", weights=[0.25, 0.75])),
+        ("fuse(a, b, name='f')", Fuse("a", "b", name="f")),
+        (None, None),
+        ({"stack": ["a", {"parallel": ["b", "c"]}]}, Stack("a", Parallel("b", "c"))),
+        ({"split": ["a", "b"], "sizes": [8, 4]}, Split("a", "b", sizes=[8, 4])),
+        ({"Average": ["a", "b"], "weights": [1, 1]}, Average("a", "b", weights=[0.5, 0.5])),
+        ({"stack": ["en.wiki", "f(x)"]}, Stack("en.wiki", "f(x)")),
+    ],
+    ids=str,
+)
+def test_reading(text, tree):
+    assert parse(text) == tree
+
+
+@pytest.mark.parametrize(
+    ("tree", "simple"),
+    [
+        ("stack(a)", "a"),
+        (Stack(Stack("a")), "a"),
+        (Parallel("a"), "a"),
+        (Average("a"), "a"),
+        (Split("a", sizes=[4]), "a"),
+        (Stack(Parallel("a"), "b"), Stack("a", "b")),
+        (Fuse("a"), Fuse("a")),  # a fusion of one still attends
+        ({"stack": [{"parallel": ["a"]}, "b"]}, Stack("a", "b")),
+    ],
+    ids=str,
+)
+def test_a_block_of_one_child_is_that_child(tree, simple):
+    assert parse(tree) == simple
+
+
+@pytest.mark.parametrize("word", ["is", "as", "or", "in", "None", "True", "class", "lambda"])
+def test_names_that_are_words_of_python_are_printed_readably(word):
+    """Icelandic, Assamese and Odia are is, as and or."""
+    assert parse(str(Stack(word, "b"))) == Stack(word, "b")
+
+
+@pytest.mark.parametrize("name", ["e\u0301", "\ufb01nnish"], ids=["accent", "ligature"])
+def test_names_in_another_normal_form_are_printed_readably(name):
+    assert parse(str(Stack(name, "b"))) == Stack(name, "b")
+
+
+def test_weights_that_do_not_sum_to_one_are_printed_readably():
+    tree = Average("a", "b", weights=[1, 1], normalize_weights=False)
+    assert parse(str(tree)) == tree
+
+
+def test_uneven_weights_are_printed_readably():
+    tree = Average("a", "b", "c", weights=[0.8450547127448372, 0.09631780018695946, 0.6623200231252581])
+    assert parse(str(tree)) == tree
+
+
+def test_one_child_with_a_weight_keeps_it():
+    tree = Average("a", weights=[0.5], normalize_weights=False)
+    out = evaluate(parse(tree), Toy(torch.ones(1, 1, 1), ("",)), lambda name, state: state, lambda *_: None)
+    assert out.h.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "The composition is empty"),
+        ("   ", "The composition is empty"),
+        ("stack(a", r"Cannot read the composition 'stack\(a' at column"),
+        ("stack(a b)", "names that are not plain words need quotes"),
+        ("stak(a, b)", r"There is no block 'stak', did you mean 'stack'\?.*split"),
+        ("stack()", r"Stack\(\) has no adapter; name at least one"),
+        ("stack(a, 3)", "'3' in 'stack\\(a, 3\\)' is neither an adapter name nor a block"),
+        ("stack(a, x.y)", "'x.y' .* is neither"),
+        ("stack(a, [b])", r"'\[b\]' .* is neither"),
+        ("split(a, b)", "split\\(\\) takes the options sizes, not"),
+        ("stack(a, b, sizes=[1, 2])", "stack\\(\\) takes the options \\(none\\), not sizes"),
+        ("split(a, b, sizes=[1])", "Split: 1 sizes for 2 children"),
+        ("batchsplit(a, b, sizes=[1, -2])", r"BatchSplit: sizes are whole numbers from 0 up, not \[1, -2\]"),
+        ("split(a, b, sizes=[1.5, 2])", "whole numbers"),
+        ("split(a, b, sizes=n)", "plain numbers, lists or words"),
+        ("average(a, b, weights=[1])", "Average: 1 weights for 2 children"),
+        ("average(a, b, weights=[1, -1])", "the weights sum to 0; give normalize_weights=False"),
+        (["a", "b"], "expression or a mapping"),
+        (7, "expression or a mapping, not 7"),
+        ({}, "A block is one of stack, fuse, split, batchsplit, parallel, average"),
+        ({"stak": ["a"]}, "A block is one of .*'stak'"),
+        ({"stack": ["a"], "parallel": ["b"]}, "A block is one of"),
+        ({"stack": "a"}, "stack: needs a list of children, not 'a'"),
+        ({"stack": ["a", 4]}, "children are adapter names or blocks"),
+        ({"stack": ["a", "b"], "size": 3}, "takes the options \\(none\\), not size"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(given, message):
+    with pytest.raises(CompositionError, match=message):
+        parse(given)
+
+
+@pytest.mark.parametrize("block", [Stack, Fuse, Parallel, Average])
+def test_blocks_need_children_that_are_names_or_blocks(block):
+    with pytest.raises(CompositionError, match=rf"{block.__name__}\(\) has no adapter"):
+        block()
+    with pytest.raises(CompositionError, match=rf"{block.__name__}\(None, …\): children are"):
+        block(None)
+
+
+def test_blocks_are_values():
+    tree = Stack("a", Average("b", "c", weights=[1, 3]))
+    assert tree == Stack("a", Average("b", "c", weights=[0.25, 0.75])) != Stack("a", Average("b", "c"))
+    assert Stack("a", "b") != Parallel("a", "b")
+    assert len({tree, Stack("a", Average("b", "c", weights=[1, 3])), Stack("a")}) == 2
+    assert pickle.loads(pickle.dumps(tree)) == tree
+    with pytest.raises(AttributeError):
+        tree.children = ()  # type: ignore[misc]
+
+
+# ---- looking at trees
+
+
+def test_names_and_blocks():
+    tree = Stack("a", Parallel("b", Stack("a", "c")))
+    assert tree.names == names(tree) == ("a", "b", "c")
+    assert names("x") == ("x",)
+    assert names(None) == ()
+    assert [block.word for block in blocks(tree)] == ["stack", "parallel", "stack"]
+    assert list(blocks("x")) == list(blocks(None)) == []
+
+
+@pytest.mark.parametrize(
+    ("tree", "copies"),
+    [
+        (None, 1),
+        ("a", 1),
+        (Stack("a", "b"), 1),
+        (BatchSplit("a", "b", sizes=[1, 1]), 1),
+        (Parallel("a", "b", "c"), 3),
+        (Stack("a", Parallel("b", "c")), 2),
+        (Stack(Parallel("a", "b"), Parallel("c", "d")), 2),
+        (Parallel(Parallel("a", "b"), "c"), 4),
+        (Parallel("a", Stack("b", Parallel("c", "d", "e"))), 6),
+    ],
+    ids=str,
+)
+def test_width_is_how_often_the_inputs_are_repeated(tree, copies):
+    assert width(tree) == copies
+
+
+def test_check_names_the_unknown_adapter_its_place_and_the_nearest():
+    check(Stack("a", "b"), ["a", "b"])
+    check(None, [])
+    with pytest.raises(CompositionError, match=r"stack\(a, sst\).*'sst', did you mean 'sst2'\?.*a, sst2"):
+        check(Stack("a", "sst"), ["a", "sst2"])
+    with pytest.raises(CompositionError, match=r"no adapter 'x'.*The model has: \(none\)"):
+        check("x", [])
+
+
+@pytest.mark.parametrize(
+    ("tree", "present", "left"),
+    [
+        ("a", "", None),
+        ("a", "a", "a"),
+        (Stack("a", "b"), "b", "b"),
+        (Stack("a", "b", "c"), "ac", Stack("a", "c")),
+        (Stack("a", "b"), "", None),
+        (Stack("a", Stack("b", "c")), "a", "a"),
+        (Parallel("a", "b"), "", None),
+        (Stack("x", Parallel("a", "b")), "x", "x"),
+    ],
+    ids=str,
+)
+def test_prune_leaves_what_has_a_unit(tree, present, left):
+    assert prune(tree, lambda name: name in present) == left
+
+
+# ---- the evaluator
+
+
+@dataclass(frozen=True)
+class Toy(State):
+    """h (rows, positions, 1), and the trace of adapters that every application must keep in order."""
+
+    h: Tensor
+    trace: tuple[str, ...] = ()
+
+
+FACTORS = {"a": 2.0, "b": 3.0, "c": 5.0}
+
+
+def apply(name: str, state: Toy) -> Toy:
+    """An affine map, so that order matters."""
+    return replace(state, h=FACTORS[name] * state.h + len(name), trace=(*state.trace, name))
+
+
+def fuse(tree: Fuse, state: Toy, outputs: list[Toy]) -> Toy:
+    return replace(state, h=state.h + sum(output.h for output in outputs))
+
+
+def ran(tree, rows: int = 4, positions: int = 6) -> tuple[Tensor, Tensor]:
+    h = torch.arange(float(rows * positions)).view(rows, positions, 1)
+    return h, evaluate(tree, Toy(h), apply, fuse).h
+
+
+def a(h: Tensor) -> Tensor:
+    return 2 * h + 1
+
+
+def b(h: Tensor) -> Tensor:
+    return 3 * h + 1
+
+
+def c(h: Tensor) -> Tensor:
+    return 5 * h + 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ("a", a),
+        (Stack("a"), a),
+        (Stack("a", "b"), lambda h: b(a(h))),
+        (Stack("b", "a"), lambda h: a(b(h))),
+        (Stack("a", Stack("b", "c")), lambda h: c(b(a(h)))),
+        (Parallel("a", "b"), lambda h: torch.cat([a(h[:2]), b(h[2:])])),
+        (Stack("c", Parallel("a", "b")), lambda h: torch.cat([a(c(h[:2])), b(c(h[2:]))])),
+        (Stack(Parallel("a", "b"), "c"), lambda h: torch.cat([c(a(h[:2])), c(b(h[2:]))])),
+        (
+            Parallel(Parallel("a", "b"), "c"),
+            lambda h: torch.cat([a(h[:1]), b(h[1:2]), c(h[2:])]),
+        ),
+        (BatchSplit("a", "b", sizes=[1, 3]), lambda h: torch.cat([a(h[:1]), b(h[1:])])),
+        (BatchSplit("a", "b", "c", sizes=[0, 3, 1]), lambda h: torch.cat([b(h[:3]), c(h[3:])])),
+        (Split("a", "b", sizes=[2, 4]), lambda h: torch.cat([a(h[:, :2]), b(h[:, 2:])], 1)),
+        (Split("a", "b", sizes=[6, 0]), a),
+        (
+            Split("a", BatchSplit("b", "c", sizes=[2, 2]), sizes=[1, 5]),
+            lambda h: torch.cat([a(h[:, :1]), torch.cat([b(h[:2, 1:]), c(h[2:, 1:])])], 1),
+        ),
+        (Average("a", "b"), lambda h: (a(h) + b(h)) / 2),
+        (Average("a", "a"), a),
+        (Average("a", "b", weights=[1, 0]), a),
+        (Average("a", "b", weights=[1, 3]), lambda h: 0.25 * a(h) + 0.75 * b(h)),
+        (Average("a", "b", weights=[1, -2], normalize_weights=False), lambda h: a(h) - 2 * b(h)),
+        (Average(Stack("a", "b"), "c"), lambda h: (b(a(h)) + c(h)) / 2),
+        (Fuse("a", "b"), lambda h: h + a(h) + b(h)),
+        (Stack("c", Fuse("a", Stack("a", "b"))), lambda h: c(h) + a(c(h)) + b(a(c(h)))),
+        (
+            Parallel(Average("a", "b"), Split("a", "c", sizes=[3, 3])),
+            lambda h: torch.cat([(a(h[:2]) + b(h[:2])) / 2, torch.cat([a(h[2:, :3]), c(h[2:, 3:])], 1)]),
+        ),
+    ],
+    ids=lambda value: None if callable(value) else str(value),
+)
+def test_evaluation(tree, expected):
+    h, out = ran(tree)
+    assert torch.allclose(out, expected(h), rtol=1e-6)
+
+
+def test_a_stack_keeps_what_is_not_a_tensor():
+    out = evaluate(Stack("a", "b"), Toy(torch.ones(1, 1, 1)), apply, fuse)
+    assert out.trace == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        (Parallel("a", "b"), lambda h: torch.cat([a(h[:2]), h[2:]])),
+        (Split("b", "a", sizes=[2, 4]), lambda h: torch.cat([h[:, :2], a(h[:, 2:])], 1)),
+        (BatchSplit("b", "a", sizes=[3, 1]), lambda h: torch.cat([h[:3], a(h[3:])])),
+        (Average("a", "b", weights=[1, 3]), lambda h: 0.25 * a(h) + 0.75 * h),
+        (Stack("b", "a"), a),
+        (Parallel(Stack("b", "c"), "a"), lambda h: torch.cat([h[:2], a(h[2:])])),
+    ],
+    ids=lambda value: None if callable(value) else str(value),
+)
+def test_an_adapter_without_a_unit_passes_its_share_on(tree, expected):
+    h, out = ran(prune(tree, lambda name: name == "a"))
+    assert torch.equal(out, expected(h))
+
+
+def test_an_unknown_block_is_refused():
+    class Strange(Block):
+        pass
+
+    from adaptrain.composition import _BLOCKS
+
+    del _BLOCKS["strange"]
+    with pytest.raises(CompositionError, match="Strange is not a block"):
+        ran(Strange("a"))

@@ -1,0 +1,106 @@
+"""Causality and decoding: what comes later never changes what came before, and the cache never changes the answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, base, batch, gap, run
+
+DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
+CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
+
+decoders = pytest.mark.parametrize("arch", DECODERS)
+methods = pytest.mark.parametrize("method", METHODS)
+units = pytest.mark.parametrize("method", UNITS)
+
+
+@decoders
+@units
+@pytest.mark.parametrize("masked", ["no-mask", "padded"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_later_token_never_changes_an_earlier_output(arch, method, masked, attention):
+    model, inputs = adapted(arch, UNITS[method], attention), batch(arch, (7, 5))
+    seen = inputs["attention_mask"].bool()  # what padding says is nobody's concern
+    if masked == "no-mask":
+        del inputs["attention_mask"]
+        seen = torch.ones_like(seen)
+    before = run(model, inputs)
+    for position in (3, 6):
+        changed = inputs["input_ids"].clone()
+        changed[:, position] = (changed[:, position] + 11) % 90 + 5
+        after = run(model, inputs | {"input_ids": changed})
+        assert gap(*(out[:, :position][seen[:, :position]] for out in (after, before))) < 1e-6
+        assert gap(after[:, position:], before[:, position:]) > 1e-2
+
+
+@units
+def test_a_later_target_token_never_changes_an_earlier_one_in_bart(method):
+    model, inputs = adapted("bart", UNITS[method]), batch("bart")
+    before = run(model, inputs)
+    changed = inputs["decoder_input_ids"].clone()
+    changed[:, 3] += 1
+    after = run(model, inputs | {"decoder_input_ids": changed})
+    assert gap(after[:, :3], before[:, :3]) < 1e-6
+    assert gap(after[:, 3:], before[:, 3:]) > 1e-2
+    source = inputs["input_ids"].clone()
+    source[:, 2] += 1
+    assert gap(run(model, inputs | {"input_ids": source}), before) > 1e-2
+
+
+@decoders
+@units
+def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
+    """The second piece has several queries over a filled cache, and no mask says which keys they may see."""
+    model = adapted(arch, UNITS[method])
+    ids = batch(arch, (7, 7))["input_ids"]
+    whole = run(model, {"input_ids": ids})
+    with torch.no_grad():
+        first = model(input_ids=ids[:, :3], use_cache=True)
+        second = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+    assert gap(torch.cat([first.last_hidden_state, second.last_hidden_state], 1), whole) < 1e-5
+
+
+def decode(model, inputs, **options):
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0} | options
+    return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (6, 3)], ids=["even", "padded"])
+@pytest.mark.parametrize("arch", [*DECODERS, "bart"])
+@methods
+def test_generation_with_the_cache_equals_without(arch, method, lengths):
+    auto = SEQ2SEQ if arch == "bart" else CAUSAL
+    model = adapted(arch, METHODS[method], auto=auto)
+    inputs = {key: batch(arch, lengths)[key] for key in ("input_ids", "attention_mask")}
+    cached, plain = (decode(model, inputs, use_cache=use) for use in (True, False))
+    assert torch.equal(cached.sequences, plain.sequences)
+    assert max(gap(one, other) for one, other in zip(cached.logits, plain.logits, strict=True)) < 1e-4
+    own = decode(base(arch, auto=auto), inputs)
+    if METHODS[method].has_units:
+        assert max(gap(one, other) for one, other in zip(cached.logits, own.logits, strict=True)) > 0.05
+    else:
+        assert torch.equal(cached.sequences, own.sequences)
+
+
+@pytest.mark.parametrize("arch", [*DECODERS, "bart"])
+@pytest.mark.parametrize("method", ["lora", "seq_bn", "prefix_tuning"])
+def test_generation_of_a_padded_row_equals_that_of_the_row_alone(arch, method):
+    model = adapted(arch, METHODS[method], auto=SEQ2SEQ if arch == "bart" else CAUSAL)
+    inputs = {key: batch(arch, (3, 6))[key] for key in ("input_ids", "attention_mask")}
+    seen = inputs["attention_mask"][0].bool()
+    short = {key: value[:1, seen] for key, value in inputs.items()}
+    together, single = decode(model, inputs), decode(model, short)
+    assert max(gap(one[:1], other) for one, other in zip(together.logits, single.logits, strict=True)) < 1e-4
+    assert torch.equal(together.sequences[0, -6:], single.sequences[0, -6:])
+
+
+@pytest.mark.parametrize("arch", ["llama", "bart"])
+def test_beams_and_a_static_cache_go_with_a_prefix(arch):
+    model = adapted(arch, METHODS["prefix_tuning"], auto=SEQ2SEQ if arch == "bart" else CAUSAL)
+    inputs = {key: batch(arch, (6, 3))[key] for key in ("input_ids", "attention_mask")}
+    with_cache, without = (decode(model, inputs, num_beams=3, use_cache=use).sequences for use in (True, False))
+    assert torch.equal(with_cache, without)
+    if arch == "llama":
+        static = decode(model, inputs, cache_implementation="static", disable_compile=True)
+        assert torch.equal(static.sequences, decode(model, inputs).sequences)

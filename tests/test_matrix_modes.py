@@ -1,0 +1,223 @@
+"""Laws over the ways a model is run: checkpointed, copied, in bf16, under autocast, compiled."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, randomise, run
+
+from adaptrain.context import AdapterSetup, current_forward
+from adaptrain.errors import UnsupportedError
+from adaptrain.methods import SeqBnConfig
+
+archs = pytest.mark.parametrize("arch", ARCHITECTURES)
+units = pytest.mark.parametrize("method", UNITS)
+RECOMPUTED = [arch for arch in ARCHITECTURES if base(arch).supports_gradient_checkpointing]
+
+
+def gradients(model, inputs) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(7)  # dropout is on
+    model(**inputs).last_hidden_state.pow(2).mean().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.trainable_parameters()}
+
+
+# ---- gradient checkpointing
+
+@pytest.mark.parametrize("arch", RECOMPUTED)
+@units
+def test_recomputed_layers_give_the_same_gradients(arch, method, monkeypatch):
+    model, inputs = adapted(arch, UNITS[method]), batch(arch)
+    inputs["use_cache"] = False
+    model.train_adapter("a")
+    stored = gradients(model, inputs)
+    runs = count_calls(monkeypatch, UNITS[method])
+    model.gradient_checkpointing_enable()
+    recomputed = gradients(model, inputs)
+    assert max(gap(recomputed[name], stored[name]) for name in stored) < 1e-6
+    assert runs["units"] == 2 * len(model.get_adapter("a").units)  # every layer ran twice, with its units
+    assert runs["shared"] == len(model.get_adapter("a").shared)  # what does not depend on the batch, once
+    assert current_forward() is None
+
+
+def count_calls(monkeypatch, config) -> dict[str, int]:
+    """How often units and shared modules of a method run from now on."""
+    from adaptrain.methods import bottleneck, lora, prefix
+
+    runs = {"units": 0, "shared": 0}
+    unit = {"lora": lora.LoRA, "bottleneck": bottleneck.Bottleneck, "prefix_tuning": prefix.PrefixUnit}[config.method]
+
+    def counted(owner, attribute, key):
+        original = getattr(owner, attribute)
+
+        def call(*args):
+            runs[key] += 1
+            return original(*args)
+
+        monkeypatch.setattr(owner, attribute, call)
+
+    counted(unit, "forward", "units")
+    counted(prefix.Prefix, "compute", "shared")
+    return runs
+
+
+@pytest.mark.parametrize("method", ["lora", "double_seq_bn", "prefix_tuning"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["this-thread", "another-thread"])
+def test_the_recompute_sees_the_composition_of_its_forward(method, elsewhere):
+    """Layers are recomputed after the setup has ended, when another composition is active."""
+    model, inputs = adapted("bert", UNITS[method]), batch("bert")
+    add(model, "b", UNITS[method], seed=8)
+    model.train_adapter("stack(a, b)")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def loss() -> torch.Tensor:
+        model.zero_grad()
+        with AdapterSetup("b"):
+            return model(**inputs).last_hidden_state.pow(2).mean()
+
+    def found() -> dict[str, torch.Tensor]:
+        return {name: p.grad.clone() for name, p in model.trainable_parameters() if p.grad is not None}
+
+    loss().backward()
+    expected = found()
+    assert expected and all(name.startswith("adapters.<b>") for name in expected)
+    model.gradient_checkpointing_enable()
+    recomputed = loss()
+    model.active_adapters = "a"
+    if elsewhere:
+        thread = threading.Thread(target=recomputed.backward)
+        thread.start()
+        thread.join()
+    else:
+        recomputed.backward()
+    assert found().keys() == expected.keys()
+    assert max(gap(grad, expected[name]) for name, grad in found().items()) < 1e-6
+
+
+def test_a_family_without_checkpointing_is_refused_by_name():
+    model = adapted("mpnet", METHODS["lora"])
+    with pytest.raises(UnsupportedError, match="mpnet"):
+        model.gradient_checkpointing_enable()
+
+
+# ---- copies
+
+
+@archs
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
+def test_a_copy_is_equal_and_independent(arch, method, way):
+    model, inputs = adapted(arch, METHODS[method]), batch(arch)
+    expected = run(model, inputs)
+    other = way(model)
+    assert torch.equal(run(other, inputs), expected)
+    randomise(other.adapters, 0.3, seed=20)
+    changed = gap(run(other, inputs), expected)
+    assert changed > 0.01 if METHODS[method].has_units else changed == 0
+    add(other, "b", UNITS["lora"])  # hooks are made anew: none of the copied ones may stay
+    other.delete_adapter("a")
+    other.set_active_adapters("b")
+    assert torch.equal(run(other, inputs), run(adapted(arch, UNITS["lora"]), inputs))
+    assert torch.equal(run(model, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "linear",
+        "gelu_new",
+        "swish",
+    ],
+)
+def test_every_activation_can_be_pickled(activation):
+    model = adapted("bert", SeqBnConfig(reduction_factor=4, non_linearity=activation))
+    assert torch.equal(run(pickle.loads(pickle.dumps(model)), batch("bert")), run(model, batch("bert")))
+
+
+# ---- precision
+
+
+@archs
+@units
+@pytest.mark.parametrize("mode", ["bf16-base", "autocast"])
+def test_a_float32_adapter_trains_on_low_precision(arch, method, mode):
+    model, inputs = adapted(arch, UNITS[method], trained=False), batch(arch, (7, 4, 6, 5))
+    if mode == "bf16-base":
+        model.base_model.to(torch.bfloat16)
+    model.add_classification_head("a")
+    model.train_adapter("a")
+    model.eval()
+    labels = torch.tensor([0, 1, 1, 0])
+    optimiser = torch.optim.AdamW([parameter for _, parameter in model.trainable_parameters()], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+            out = model(**inputs, labels=labels)
+        out.loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(out.loss.item())
+    assert out.logits.dtype == out.loss.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for _, parameter in model.trainable_parameters())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@archs
+@units
+def test_a_bf16_base_answers_in_bf16_near_float32(arch, method):
+    model, inputs = adapted(arch, UNITS[method]), batch(arch)
+    exact = run(model, inputs)
+    model.base_model.to(torch.bfloat16)
+    rough = run(model, inputs)
+    assert rough.dtype == torch.bfloat16
+    seen = inputs["attention_mask"].bool() if arch != "bart" else torch.ones(exact.shape[:2], dtype=torch.bool)
+    assert 0 < (rough.float() - exact)[seen].abs().mean() < 0.1 * exact[seen].abs().mean()
+
+
+# ---- torch.compile
+
+
+@pytest.mark.parametrize("arch", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["lora", "seq_bn", "prefix_tuning"])
+def test_a_compiled_model_has_one_graph_and_the_same_output(arch, method):
+    model, inputs = adapted(arch, UNITS[method]), batch(arch)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert gap(run(compiled, inputs), run(model, inputs)) < 1e-6
+    model.set_active_adapters(None)
+    assert gap(run(compiled, inputs), run(base(arch), inputs)) < 1e-6
+
+
+def test_a_compiled_model_has_the_same_gradients():
+    model, inputs = adapted("bert", UNITS["prefix_tuning"]), batch("bert")
+    model.train_adapter("a")
+    model.eval()
+    expected = gradients(model, inputs)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled(**inputs).last_hidden_state.pow(2).mean().backward()
+    found = {name: parameter.grad / 2 for name, parameter in model.trainable_parameters()}  # added to the first
+    assert max(gap(found[name], expected[name]) for name in expected) < 1e-5
+
+
+def test_a_compiled_model_obeys_a_setup():
+    model, inputs = adapted("bert", UNITS["lora"]), batch("bert")
+    expected = run(model, inputs), run(base("bert"), inputs)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    def check() -> None:
+        for _ in range(3):  # until nothing is compiled anew
+            assert gap(run(compiled, inputs), expected[0]) < 1e-6
+        with AdapterSetup(None):
+            assert gap(run(compiled, inputs), expected[1]) < 1e-6
+
+    with ThreadPoolExecutor(1) as fresh:  # a thread that has never had a setup
+        fresh.submit(check).result()

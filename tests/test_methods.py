@@ -1,0 +1,427 @@
+"""Configs: round trips, refusals with the nearest name, config strings and presets; and fresh weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+
+import pytest
+import torch
+from matrix import METHODS, adapted
+
+import adaptrain
+from adaptrain.errors import ConfigError, UnsupportedError
+from adaptrain.methods import (
+    BnConfig,
+    DoubleSeqBnConfig,
+    FullConfig,
+    LoRAConfig,
+    MethodConfig,
+    NoneConfig,
+    ParBnConfig,
+    PrefixTuningConfig,
+    SeqBnConfig,
+    config_from_dict,
+    config_from_string,
+    methods,
+    presets,
+    read_config,
+)
+from adaptrain.methods.activations import ACTIVATIONS
+from adaptrain.methods.strings import OLD_NAMES, method_of
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("config", [*METHODS.values(), *(make() for make in presets().values())], ids=lambda c: c.method)
+def test_every_field_survives_json(config):
+    values = json.loads(json.dumps(config.to_dict()))
+    assert set(values) == {"method", *(field.name for field in dataclasses.fields(config))}
+    read = config_from_dict(values)
+    assert read.method == config.method
+    assert {key: getattr(read, key) for key in read.fields()} == {key: getattr(config, key) for key in config.fields()}
+    assert read.to_dict() == config.to_dict()
+
+
+def test_configs_cannot_be_changed_but_replaced():
+    config = LoRAConfig(r=4, alpha=9)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.r = 8  # type: ignore[misc]
+    assert config.replace(r=16) == LoRAConfig(r=16, alpha=9)
+    assert config == LoRAConfig(r=4, alpha=9) != LoRAConfig(r=4, alpha=8)
+    with pytest.raises(ConfigError, match="LoRAConfig.*'ranks'"):
+        config.replace(ranks=3)
+    with pytest.raises(ConfigError, match="r is 0; a rank is at least 1"):
+        config.replace(r=0)
+
+
+def test_a_written_config_is_not_part_of_the_config():
+    config = SeqBnConfig(reduction_factor={"default": 4})
+    config.to_dict()["reduction_factor"]["default"] = 99
+    assert config.reduction_factor == {"default": 4}
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ["needs `method:`", "bottleneck, full, lora, none, prefix_tuning"]),
+        ({"method": "lorra"}, ["'lorra', did you mean 'lora'?", "bottleneck, full, lora"]),
+        ({"method": "lora", "alpah": 3}, ["LoRAConfig", "'alpah', did you mean 'alpha'?", "dropout"]),
+        ({"method": "lora", "rr": 1, "leave_aut": [1]}, ["'rr', did you mean 'r'?", "did you mean 'leave_out'?"]),
+        ({"method": "full", "lr": 1}, ["FullConfig", "'lr'"]),
+    ],
+    ids=str,
+)
+def test_unknown_names_are_refused_with_the_nearest(given, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(given)
+    assert all(part in str(caught.value) for part in said)
+
+
+BN = {"mh_adapter": False, "output_adapter": True, "reduction_factor": 4, "non_linearity": "relu"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (LoRAConfig, {"r": "8"}, "r is '8', which is not a whole number"),
+        (LoRAConfig, {"r": True}, "r is True, which is not a whole number"),
+        (LoRAConfig, {"r": 8.0}, "r is 8.0, which is not a whole number"),
+        (LoRAConfig, {"alpha": None}, "alpha is None, which is not a number"),
+        (LoRAConfig, {"alpha": False}, "alpha is False, which is not a number"),
+        (LoRAConfig, {"selfattn_lora": 1}, "selfattn_lora is 1, which is not true or false"),
+        (LoRAConfig, {"attn_matrices": "qv"}, "attn_matrices is 'qv', which is not a list of one of q, k, v"),
+        (LoRAConfig, {"attn_matrices": ("q", "o")}, "attn_matrices is .*'o'.*one of q, k, v"),
+        (LoRAConfig, {"init_weights": "Lora"}, "init_weights is 'Lora', which is not one of lora, bert"),
+        (LoRAConfig, {"leave_out": (1.5,)}, "leave_out is .*a list of a whole number"),
+        (BnConfig, BN | {"scaling": "lerned"}, "scaling is 'lerned', which is not a number or one of learned, channel"),
+        (BnConfig, BN | {"residual_before_ln": "post"}, "residual_before_ln is 'post'.*true or false or one of post_add"),
+        (BnConfig, BN | {"reduction_factor": {0: 4}}, "reduction_factor is {0: 4}, which is not a number or a mapping"),
+        (PrefixTuningConfig, {"flat": "yes"}, "flat is 'yes', which is not true or false"),
+        (PrefixTuningConfig, {"non_linearity": 3}, "non_linearity is 3, which is not a word"),
+    ],
+    ids=str,
+)
+def test_wrong_types_are_refused(kind, values, said):
+    with pytest.raises(ConfigError, match=f"{kind.__name__}: {said}"):
+        kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (
+            LoRAConfig,
+            {"r": 0, "alpha": 0, "dropout": 1, "selfattn_lora": False},
+            ["r is 0; a rank", "alpha is 0; it must be positive", "dropout is 1; it must lie in", "nothing would be"],
+        ),
+        (LoRAConfig, {"attn_matrices": ()}, ["attn_matrices is empty although selfattn_lora is true"]),
+        (LoRAConfig, {"dropout": -0.1, "r": -3}, ["r is -3", "dropout is -0.1"]),
+        (
+            PrefixTuningConfig,
+            {"prefix_length": 0, "bottleneck_size": -1, "dropout": 1.0, "non_linearity": "tahn"},
+            ["prefix_length is 0", "bottleneck_size is -1", "dropout is 1.0", "did you mean 'tanh'"],
+        ),
+        (
+            BnConfig,
+            BN
+            | {"output_adapter": False, "reduction_factor": -1, "non_linearity": "relo", "dropout": 2}
+            | {"residual_before_ln": "post_add", "adapter_residual_before_ln": True},
+            [
+                "mh_adapter, output_adapter and cross_adapter are all false",
+                "reduction_factor is -1",
+                "did you mean 'relu'",
+                "residual_before_ln is 'post_add', which needs original_ln_before",
+                "dropout is 2",
+                "adapter_residual_before_ln needs ln_after",
+            ],
+        ),
+        (
+            ParBnConfig,
+            {"original_ln_before": True, "stochastic_depth": 0.5},
+            ["stochastic_depth is for the sequential form", "original_ln_before and residual_before_ln are for the seq"],
+        ),
+        (ParBnConfig, {"residual_before_ln": False}, ["original_ln_before and residual_before_ln are for the seq"]),
+        (SeqBnConfig, {"stochastic_depth": 1.0}, ["stochastic_depth is 1.0; it must lie in [0, 1)"]),
+        (
+            SeqBnConfig,
+            {"reduction_factor": {"default": 0, "1": -2, "first": 4}},
+            ["of layer default is 0", "of layer 1 is -2", "names the layer 'first'; layers are numbers as words"],
+        ),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_impossible_values_are_refused_all_at_once(kind, values, said):
+    with pytest.raises(ConfigError) as caught:
+        kind(**values)
+    assert len(caught.value.problems) == len(said)
+    for part, problem in zip(said, caught.value.problems, strict=True):
+        assert problem.startswith(f"{kind.__name__}: ")
+        assert part in problem
+
+
+@pytest.mark.parametrize("given", [{"method": "bottleneck"}, {"method": "bottleneck", "mh_adapter": True}], ids=str)
+def test_missing_fields_are_refused(given):
+    with pytest.raises(ConfigError, match="reduction_factor"):
+        config_from_dict(given)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(("kind", "key"), [(LoRAConfig, "alpha"), (SeqBnConfig, "reduction_factor"), (ParBnConfig, "scaling")])
+def test_numbers_are_finite(kind, key, value):
+    with pytest.raises(ConfigError, match=key):
+        kind(**{key: value})
+
+
+def test_lists_are_taken_where_the_seeds_write_them():
+    assert LoRAConfig(attn_matrices=["q", "k"], leave_out=[0]) == LoRAConfig(attn_matrices=("q", "k"), leave_out=(0,))
+
+
+def test_what_is_no_config_at_all_is_refused():
+    with pytest.raises(ConfigError):
+        read_config(42)  # type: ignore[arg-type]
+
+
+# ---- config strings and presets
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        ("lora", LoRAConfig()),
+        (" lora ", LoRAConfig()),
+        ("lora[]", LoRAConfig()),
+        ("lora[r=16]", LoRAConfig(r=16)),
+        ('lora[r=4, alpha=3.5, attn_matrices=["q","k"], leave_out=[1]]', LoRAConfig(r=4, alpha=3.5, attn_matrices=("q", "k"), leave_out=(1,))),
+        ("seq_bn", SeqBnConfig()),
+        ("seq_bn[reduction_factor={'0': 8, 'default': 4}]", SeqBnConfig(reduction_factor={"0": 8, "default": 4})),
+        ("double_seq_bn[non_linearity='gelu']", DoubleSeqBnConfig(non_linearity="gelu")),
+        ("par_bn", ParBnConfig()),
+        ("scaled_par_bn", ParBnConfig(scaling="learned")),
+        ("prefix_tuning[prefix_length=5]", PrefixTuningConfig(prefix_length=5)),
+        ("prefix_tuning_flat", PrefixTuningConfig(flat=True)),
+        ("prefix_tuning[flat=True]", PrefixTuningConfig(flat=True)),
+        ("full", FullConfig()),
+        ("none", NoneConfig()),
+        ("pfeiffer", SeqBnConfig()),
+        ("houlsby[reduction_factor=8]", DoubleSeqBnConfig(reduction_factor=8)),
+        ("parallel", ParBnConfig()),
+        ("scaled_parallel", ParBnConfig(scaling="learned")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_config_strings(text, config):
+    assert config_from_string(text) == read_config(text) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'' is not a config string; write name or name"),
+        ("lora[r=16", "is not a config string"),
+        ("lora r=16", "is not a config string"),
+        ("lora[16]", r"Cannot read the options in 'lora\[16\]'"),
+        ("lora[r=x]", "Cannot read the options .* with words in quotes"),
+        ("lora[r=__import__('os')]", "Cannot read the options"),
+        ("lora[rank=3]", "LoRAConfig.*'rank'"),
+        ("lora[r=0]", "a rank is at least 1"),
+        ("lorra", "'lorra', did you mean 'lora'"),
+        ("xyz", "'xyz'.*double_seq_bn, full, lora, none, par_bn"),
+    ],
+)
+def test_wrong_config_strings_are_refused(text, said):
+    with pytest.raises(ConfigError, match=said):
+        config_from_string(text)
+
+
+def test_a_union_is_refused_by_name():
+    with pytest.raises(UnsupportedError, match=r"'lora\|prefix_tuning' is a union"):
+        read_config("lora|prefix_tuning")
+
+
+def test_whatever_add_adapter_is_given():
+    config = LoRAConfig(r=2)
+    assert read_config(config) is config
+    assert read_config(None) == SeqBnConfig()
+    assert read_config({"method": "lora", "r": 2, "attn_matrices": ["k"]}) == LoRAConfig(r=2, attn_matrices=("k",))
+
+
+def test_the_registry_and_the_presets_are_complete():
+    assert set(methods()) == {"bottleneck", "full", "lora", "none", "prefix_tuning"}
+    assert set(presets()) == {
+        *("lora", "seq_bn", "double_seq_bn", "par_bn", "scaled_par_bn"),
+        *("prefix_tuning", "prefix_tuning_flat", "full", "none"),
+    }
+    assert set(OLD_NAMES.values()) <= set(presets())
+    assert [method_of(name) for name in ("seq_bn", "houlsby", "lora", "bottleneck")] == [
+        *("bottleneck", "bottleneck", "lora", "bottleneck")
+    ]
+    for kind in methods().values():
+        assert inspect.getdoc(kind)
+
+
+def test_the_old_class_names_are_the_new_classes():
+    assert adaptrain.AdapterConfig is BnConfig
+    assert adaptrain.ParallelConfig is ParBnConfig
+    assert adaptrain.PfeifferConfig is SeqBnConfig
+    assert adaptrain.HoulsbyConfig is DoubleSeqBnConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "defaults"),
+    [
+        (LoRAConfig(), {"r": 8, "alpha": 8, "dropout": 0.0, "attn_matrices": ("q", "v"), "init_weights": "lora"}),
+        (
+            SeqBnConfig(),
+            {"mh_adapter": False, "output_adapter": True, "reduction_factor": 16, "non_linearity": "relu"}
+            | {"original_ln_before": True, "residual_before_ln": True, "init_weights": "bert", "scaling": 1.0},
+        ),
+        (
+            DoubleSeqBnConfig(),
+            {"mh_adapter": True, "output_adapter": True, "cross_adapter": False, "reduction_factor": 16}
+            | {"non_linearity": "swish", "original_ln_before": False},
+        ),
+        (
+            ParBnConfig(),
+            {"mh_adapter": False, "output_adapter": True, "reduction_factor": 2, "non_linearity": "relu"}
+            | {"init_weights": "mam_adapter", "is_parallel": True, "scaling": 4.0},
+        ),
+        (
+            PrefixTuningConfig(),
+            {"flat": False, "prefix_length": 30, "bottleneck_size": 512, "non_linearity": "tanh", "dropout": 0.0},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, MethodConfig) else "",
+)
+def test_defaults_are_the_published_ones(config, defaults):
+    assert {key: getattr(config, key) for key in defaults} == defaults
+
+
+# ---- fresh weights
+
+
+def test_fresh_lora_weights():
+    torch.manual_seed(0)
+    tensors = adapted("bert", LoRAConfig(r=16, attn_matrices=("q", "k", "v")), trained=False).get_adapter("a").tensors()
+    a = torch.cat([tensor.flatten() for key, tensor in tensors.items() if key.endswith("A")])
+    bound = 1 / math.sqrt(32)  # kaiming-uniform(√5) over 32 inputs
+    assert a.abs().max() <= bound
+    assert a.abs().max() > 0.99 * bound
+    assert a.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert all(not tensor.any() for key, tensor in tensors.items() if key.endswith("B"))
+    tensors = adapted("bert", LoRAConfig(r=16, init_weights="bert"), trained=False).get_adapter("a").tensors()
+    for letter in "AB":
+        drawn = torch.cat([tensor.flatten() for key, tensor in tensors.items() if key.endswith(letter)])
+        assert drawn.std() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(("mode", "std"), [("bert", 0.02), ("houlsby", 0.0088), ("mam_adapter", 0.1021)])
+def test_fresh_bottleneck_weights(mode, std):
+    torch.manual_seed(0)
+    config = SeqBnConfig(reduction_factor=1, init_weights=mode, ln_before=True, scaling="channel")
+    tensors = adapted("bert", config, trained=False).get_adapter("a").tensors()
+    start = "encoder.0.mlp.bottleneck."
+    down, up = tensors[f"{start}down.weight"], tensors[f"{start}up.weight"]
+    # houlsby: a normal of 0.01 cut at ±0.02 has a deviation of 0.0088
+    assert down.std() == pytest.approx(std, rel=0.1)
+    assert up.std() == (0 if mode == "mam_adapter" else pytest.approx(std, rel=0.1))
+    if mode == "houlsby":
+        assert down.abs().max() <= 0.02
+    assert not tensors[f"{start}down.bias"].any()
+    assert not tensors[f"{start}up.bias"].any()
+    assert torch.equal(tensors[f"{start}scaling"], torch.ones(32))
+    assert torch.equal(tensors[f"{start}norm_before.weight"], torch.ones(32))
+
+
+@pytest.mark.parametrize(
+    ("factor", "sizes"),
+    [
+        (16, (2, 2)),
+        (1, (32, 32)),
+        (3, (10, 10)),  # rounded down
+        (64, (1, 1)),  # never nothing
+        (0.5, (64, 64)),
+        ({"default": 8}, (4, 4)),
+        ({"1": 2, "default": 8}, (4, 16)),
+        ({"0": 4, "1": 32}, (8, 1)),
+    ],
+    ids=str,
+)
+def test_the_bottleneck_size_follows_the_layers_factor(factor, sizes):
+    model = adapted("bert", SeqBnConfig(reduction_factor=factor), trained=False)
+    tensors = model.get_adapter("a").tensors()
+    assert tuple(len(tensors[f"encoder.{layer}.mlp.bottleneck.down.weight"]) for layer in (0, 1)) == sizes
+
+
+@pytest.mark.parametrize("factor", [{"0": 8}, {}], ids=str)
+def test_a_layer_without_a_factor_is_refused(factor):
+    model = adapted("bert")
+    with pytest.raises(ConfigError, match="reduction_factor names neither layer [01] nor 'default'"):
+        model.add_adapter("a", SeqBnConfig(reduction_factor=factor))
+    assert model.adapter_names() == []
+
+
+def test_layers_are_counted_over_encoder_and_decoder():
+    model = adapted("bart", SeqBnConfig(reduction_factor={"3": 2, "default": 8}, leave_out=(0, 2)), trained=False)
+    assert {key: len(t) for key, t in model.get_adapter("a").tensors().items() if key.endswith("down.weight")} == {
+        "encoder.1.mlp.bottleneck.down.weight": 4,
+        "decoder.1.mlp.bottleneck.down.weight": 16,
+    }
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers(name):
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-4, 4, 41)
+    expected = {"leakyrelu": torch.nn.functional.leaky_relu, "elu": torch.nn.functional.elu, "selu": torch.selu}
+    other = expected[name] if name in expected else ACT2FN[name]
+    assert torch.allclose(ACTIVATIONS[name](x), other(x), atol=1e-6)
+
+
+# ---- dropout and depth in training
+
+
+def test_dropout_falls_on_the_adapter_in_training_only():
+    from adaptrain.methods.bottleneck import Bottleneck
+    from adaptrain.methods.lora import LoRA
+    from adaptrain.state import ProjectionState, SublayerState
+
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 4, 8), torch.randn(50, 4, 6)
+    lora = LoRA(LoRAConfig(r=4, dropout=0.5), 8, 6)
+    torch.nn.init.normal_(lora.B)
+    delta = (lora.eval()(ProjectionState(x, y)).y - y).sum()
+    runs = torch.stack([(lora.train()(ProjectionState(x, y)).y - y).sum() for _ in range(300)])
+    assert runs.std() > 0
+    assert (runs.mean() - delta).abs() < 4 * runs.std() / 300**0.5  # unbiased
+
+    h = torch.randn(400, 3, 8)
+    unit = Bottleneck(SeqBnConfig(reduction_factor=2, stochastic_depth=0.25), 8, 4).train()
+    added = unit(SublayerState(h, h, None)).h - h
+    skipped = (added.abs().amax((1, 2)) == 0).float().mean().item()  # whole rows at a time
+    assert skipped == pytest.approx(0.25, abs=0.08)
+    expected = unit.eval()(SublayerState(h, h, None)).h - h
+    kept = added.abs().amax((1, 2)) > 0
+    assert torch.allclose(added[kept], expected[kept] / 0.75, atol=1e-6)
+
+
+def test_prefix_dropout_is_drawn_for_each_row():
+    from adaptrain.methods.prefix import Prefix, PrefixUnit
+    from adaptrain.state import AttentionState
+
+    torch.manual_seed(0)
+    config = PrefixTuningConfig(flat=True, prefix_length=4, dropout=0.5)
+    unit = PrefixUnit(Prefix(config, 1, 2, 8, 16), 0, config.dropout)
+    state = AttentionState(torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8))
+    dropped = unit.train()(state).keys[:, :, :4]
+    assert not torch.equal(dropped[0], dropped[1])
+    assert 0.3 < (dropped == 0).float().mean() < 0.7
+    kept = unit.eval()(state).keys[:, :, :4]
+    assert torch.equal(kept[0], kept[1])
+    assert torch.equal(unit.eval()(state).keys[:, :, 4:], state.keys)
