@@ -3,7 +3,36 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Only this machine can be reached: a test that needs more fails where it tries, instead of passing at home."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _refuse(address[0] if isinstance(address, tuple) else None)
+        connect(self, address)
+
+    def guarded_look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        _refuse(host)
+        return look_up(host, *arguments, **options)
+
+    socket.socket.connect, socket.getaddrinfo = guarded_connect, guarded_look_up
+    yield
+    socket.socket.connect, socket.getaddrinfo = connect, look_up
+
+
+def _refuse(host: Any) -> None:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name is not None and name not in ("localhost", "::1", "0.0.0.0", "") and not str(name).startswith("127."):
+        raise RuntimeError(f"the tests have no network, and something asked for {name}")

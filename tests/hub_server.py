@@ -23,38 +23,42 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
+        self._send(body, *self._found())
+
+    def _found(self) -> tuple[int, bytes, dict[str, str]]:
+        """Status, content and headers for the path that was asked for."""
         parts = self.path.partition("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             repo = self.root / "/".join(parts[2:4])
             if not repo.is_dir():
-                return self._send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
+                return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
             files = [
                 {"rfilename": p.name, "path": p.name, "type": "file", "size": p.stat().st_size, "oid": "0" * 40}
                 for p in sorted(repo.iterdir())
             ]
             if "tree" in parts:
-                return self._send(200, json.dumps(files).encode(), body)
+                return 200, json.dumps(files).encode(), {}
             info = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": files, "private": False, "tags": []}
-            return self._send(200, json.dumps(info).encode(), body)
+            return 200, json.dumps(info).encode(), {}
         repo, file = self.root / "/".join(parts[:2]), parts[-1]
         if not repo.is_dir():
-            return self._send(404, b"", body, {"X-Error-Code": "RepoNotFound"})
+            return 404, b"", {"X-Error-Code": "RepoNotFound"}
         if not (repo / file).is_file():
-            return self._send(404, b"", body, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
         content = (repo / file).read_bytes()
         tag = hashlib.sha256(content).hexdigest()
-        self._send(200, content, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'})
+        return 200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'}
 
-    def _send(self, status: int, content: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
+    def _send(self, body: bool, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for key, value in (headers or {}).items():
+        for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
             self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Nothing: the client's requests are not test output."""
 
 

@@ -32,7 +32,9 @@ from adaptrain.model import AdaptedModel
 
 METHODS: dict[str, MethodConfig] = {
     "lora": LoRAConfig(r=3, alpha=5),
-    "lora-everywhere": LoRAConfig(r=2, alpha=7, attn_matrices=("q", "k", "v"), intermediate_lora=True, output_lora=True),
+    "lora-everywhere": LoRAConfig(
+        r=2, alpha=7, attn_matrices=("q", "k", "v"), intermediate_lora=True, output_lora=True
+    ),
     "lora-bert-init": LoRAConfig(r=4, alpha=2, attn_matrices=("k",), init_weights="bert", leave_out=(0,)),
     "seq_bn": SeqBnConfig(reduction_factor=4),
     "double_seq_bn": DoubleSeqBnConfig(reduction_factor=4, cross_adapter=True),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
-from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, run
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptrain import attention
 from adaptrain.errors import UnsupportedError
+from adaptrain.state import AttentionState
+from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, run
 
 PREFIX = METHODS["prefix_tuning"]
 REGISTERED = [arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1]
@@ -114,6 +115,44 @@ def test_no_mask_is_a_mask_of_ones(arch, implementation):
     masked = run(model, inputs)
     del inputs["attention_mask"]
     assert gap(run(model, inputs), masked) < 1e-6
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "bart"])
+def test_under_our_names_a_causal_mask_is_never_left_out(arch):
+    """An absent one lines queries up with the first keys, which are the prefix."""
+    model, inputs, seen = base(arch), batch(arch, (6, 6)), []
+    del inputs["attention_mask"]
+    attention.install(model)
+    layer = {"gpt2": lambda: model.h[0].attn, "llama": lambda: model.layers[0].self_attn}.get(
+        arch, lambda: model.decoder.layers[0].self_attn
+    )()
+    layer.register_forward_pre_hook(lambda m, a, kw: seen.append(kw.get("attention_mask")), with_kwargs=True)
+    run(model, inputs)
+    size = 5 if arch == "bart" else 6
+    assert seen[0].shape[-2:] == (size, size)
+
+
+@pytest.mark.parametrize("inner", ["sdpa", "eager"])
+@pytest.mark.parametrize(("queries", "keys"), [(4, 4), (2, 5), (1, 3)])
+def test_an_absent_mask_behind_a_prefix_is_causal_all_the_same(inner, queries, keys):
+    """For models that leave the mask out in spite of our name."""
+    plain = base("llama", inner)
+    module = plain.layers[0].self_attn
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 4, queries, 12), torch.randn(1, 2, keys, 12), torch.randn(1, 2, keys, 12)
+    prefix = torch.randn(2, 1, 2, 3, 12)
+
+    class Site:
+        def change(self, state: AttentionState) -> AttentionState:
+            return state.extend_left(3, visible=True, keys=prefix[0], values=prefix[1])
+
+    attention.mark(module, Site())
+    options = {"scaling": 12**-0.5, "dropout": 0.0}
+    found = attention._attend(inner)(module, query, key, value, None, **options)[0]
+    k, v = (torch.cat([p, x], 2).repeat_interleave(2, 1) for p, x in zip(prefix, (key, value), strict=True))
+    hidden = torch.ones(queries, keys).triu(keys - queries + 1).bool()
+    scores = (query @ k.transpose(-1, -2) * 12**-0.5).masked_fill(torch.nn.functional.pad(hidden, (3, 0)), -1e9)
+    assert gap(found, (scores.softmax(-1) @ v).transpose(1, 2)) < 1e-5
 
 
 def test_attentions_are_returned_with_the_prefix_in_front():

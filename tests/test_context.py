@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from matrix import METHODS, adapted, add, base, batch, run
 
 from adaptrain.composition import Stack
 from adaptrain.context import AdapterSetup, current_forward, current_setup
 from adaptrain.errors import AdapterNameError, CompositionError
+from matrix import METHODS, adapted, add, base, batch, run
 
 
 @pytest.fixture
@@ -105,7 +105,10 @@ def test_a_setup_chooses_the_head(model):
     with AdapterSetup("a"):
         assert run(model, inputs).shape == (2, 5)
     assert model.active_head == "two"
-    with AdapterSetup("a", head_setup="tow"), pytest.raises(AdapterNameError, match="no head 'tow', did you mean 'two'"):
+    with (
+        AdapterSetup("a", head_setup="tow"),
+        pytest.raises(AdapterNameError, match="no head 'tow', did you mean 'two'"),
+    ):
         run(model, inputs)
 
 
@@ -153,6 +156,14 @@ def test_there_is_a_forward_only_inside_the_model(model):
     assert seen[0].owner is model.sites
     assert len(seen[0].once) == 1  # the prefix, computed before the first layer
     assert seen[0].taken == {}
+
+
+def test_what_was_taken_is_used_up():
+    """MPNet's queries, keys and values are taken as they pass by; none may stay for the next layer."""
+    model, seen = adapted("mpnet", METHODS["prefix_tuning"]), []
+    model.base_model.encoder.layer[1].register_forward_hook(lambda *_: seen.append(dict(current_forward().taken)))
+    run(model, batch("mpnet"))
+    assert seen == [{}]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])

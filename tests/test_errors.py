@@ -42,7 +42,12 @@ def test_every_error_is_one_tree_and_prints_its_message(name):
 
 @pytest.mark.parametrize(
     ("name", "builtin"),
-    [("ConfigError", ValueError), ("CompositionError", ValueError), ("DataError", ValueError), ("AdapterNameError", KeyError)],
+    [
+        ("ConfigError", ValueError),
+        ("CompositionError", ValueError),
+        ("DataError", ValueError),
+        ("AdapterNameError", KeyError),
+    ],
 )
 def test_errors_are_also_what_python_code_expects(name, builtin):
     assert issubclass(getattr(errors, name), builtin)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, alone, base, batch, gap, randomise, run
 from torch import nn
 
 import adaptrain
 from adaptrain.composition import Stack
 from adaptrain.context import AdapterSetup
 from adaptrain.methods import LoRAConfig
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, alone, base, batch, gap, randomise, run
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 methods = pytest.mark.parametrize("method", METHODS)

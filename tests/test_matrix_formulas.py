@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from matrix import ARCHITECTURES, METHODS, adapted, base, batch, gap, run
 from torch import Tensor
 from torch.nn import functional as F
 
 import adaptrain
 from adaptrain.methods import BnConfig, LoRAConfig, MethodConfig
+from matrix import ARCHITECTURES, METHODS, adapted, base, batch, gap, run
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 
@@ -24,9 +24,11 @@ _BERT = {"attention.query": "attention.self.query", "attention.key": "attention.
     "mlp.up": "intermediate.dense",
     "mlp.down": "output.dense",
 }
-_MPNET = _BERT | {"attention.query": "attention.attn.q", "attention.key": "attention.attn.k"} | {
-    "attention.value": "attention.attn.v"
-}
+_MPNET = (
+    _BERT
+    | {"attention.query": "attention.attn.q", "attention.key": "attention.attn.k"}
+    | {"attention.value": "attention.attn.v"}
+)
 _LLAMA = {f"attention.{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value")} | {
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
@@ -83,7 +85,9 @@ Change = Callable[[str, Tensor, Tensor, LN], Tensor]
 Prefix = Callable[[str], tuple[Tensor, Tensor] | None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, prefix: tuple[Tensor, Tensor] | None, bias: Any = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, prefix: tuple[Tensor, Tensor] | None, bias: Any = 0.0
+) -> Tensor:
     """softmax(q [P_k ; k]ᵀ / √d) [P_v ; v] with heads on axis 1, key/value heads repeated."""
     groups = q.shape[1] // k.shape[1]
     if prefix is not None:
@@ -108,9 +112,13 @@ def bert_layer(layer: Any, x: Tensor, seen: Tensor, change: Change, prefix: Pref
     own = layer.attention.self if hasattr(layer.attention, "self") else layer.attention.attn
     names = ("query", "key", "value") if hasattr(own, "query") else ("q", "k", "v")
     q, k, v = (heads(getattr(own, name)(x), own.attention_head_size) for name in names)
-    out, norm = (own.o, layer.attention.LayerNorm) if hasattr(own, "o") else (
-        layer.attention.output.dense,
-        layer.attention.output.LayerNorm,
+    out, norm = (
+        (own.o, layer.attention.LayerNorm)
+        if hasattr(own, "o")
+        else (
+            layer.attention.output.dense,
+            layer.attention.output.LayerNorm,
+        )
     )
     x = change("attention", out(merge(attend(q, k, v, seen, prefix("attention"), bias))), x, norm)
     return change("mlp", layer.output.dense(F.gelu(layer.intermediate.dense(x))), x, layer.output.LayerNorm)
@@ -134,7 +142,13 @@ def llama_layer(layer: Any, x: Tensor, seen: Tensor, change: Change, prefix: Pre
 
 
 def bart_layer(
-    layer: Any, x: Tensor, seen: Tensor, change: Change, prefix: Prefix, memory: Tensor | None = None, visible: Any = None
+    layer: Any,
+    x: Tensor,
+    seen: Tensor,
+    change: Change,
+    prefix: Prefix,
+    memory: Tensor | None = None,
+    visible: Any = None,
 ) -> Tensor:
     def attention(own: Any, keys: Tensor, seen: Tensor, name: str) -> Tensor:
         q, k, v = (heads(p(y), own.head_dim) for p, y in ((own.q_proj, x), (own.k_proj, keys), (own.v_proj, keys)))

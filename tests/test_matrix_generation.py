@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
+
 from matrix import ARCHITECTURES, METHODS, UNITS, adapted, base, batch, gap, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]

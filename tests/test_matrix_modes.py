@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, randomise, run
 
 from adaptrain.context import AdapterSetup, current_forward
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import SeqBnConfig
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, randomise, run
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 units = pytest.mark.parametrize("method", UNITS)
@@ -28,6 +28,7 @@ def gradients(model, inputs) -> dict[str, torch.Tensor]:
 
 
 # ---- gradient checkpointing
+
 
 @pytest.mark.parametrize("arch", RECOMPUTED)
 @units
@@ -112,7 +113,9 @@ def test_a_family_without_checkpointing_is_refused_by_name():
 
 @archs
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
 def test_a_copy_is_equal_and_independent(arch, method, way):
     model, inputs = adapted(arch, METHODS[method]), batch(arch)
     expected = run(model, inputs)

@@ -9,7 +9,6 @@ import math
 
 import pytest
 import torch
-from matrix import METHODS, adapted
 
 import adaptrain
 from adaptrain.errors import ConfigError, UnsupportedError
@@ -31,11 +30,14 @@ from adaptrain.methods import (
 )
 from adaptrain.methods.activations import ACTIVATIONS
 from adaptrain.methods.strings import OLD_NAMES, method_of
+from matrix import METHODS, adapted
 
 # ---- round trips
 
 
-@pytest.mark.parametrize("config", [*METHODS.values(), *(make() for make in presets().values())], ids=lambda c: c.method)
+@pytest.mark.parametrize(
+    "config", [*METHODS.values(), *(make() for make in presets().values())], ids=lambda c: c.method
+)
 def test_every_field_survives_json(config):
     values = json.loads(json.dumps(config.to_dict()))
     assert set(values) == {"method", *(field.name for field in dataclasses.fields(config))}
@@ -100,7 +102,11 @@ BN = {"mh_adapter": False, "output_adapter": True, "reduction_factor": 4, "non_l
         (LoRAConfig, {"init_weights": "Lora"}, "init_weights is 'Lora', which is not one of lora, bert"),
         (LoRAConfig, {"leave_out": (1.5,)}, "leave_out is .*a list of a whole number"),
         (BnConfig, BN | {"scaling": "lerned"}, "scaling is 'lerned', which is not a number or one of learned, channel"),
-        (BnConfig, BN | {"residual_before_ln": "post"}, "residual_before_ln is 'post'.*true or false or one of post_add"),
+        (
+            BnConfig,
+            BN | {"residual_before_ln": "post"},
+            "residual_before_ln is 'post'.*true or false or one of post_add",
+        ),
         (BnConfig, BN | {"reduction_factor": {0: 4}}, "reduction_factor is {0: 4}, which is not a number or a mapping"),
         (PrefixTuningConfig, {"flat": "yes"}, "flat is 'yes', which is not true or false"),
         (PrefixTuningConfig, {"non_linearity": 3}, "non_linearity is 3, which is not a word"),
@@ -144,7 +150,10 @@ def test_wrong_types_are_refused(kind, values, said):
         (
             ParBnConfig,
             {"original_ln_before": True, "stochastic_depth": 0.5},
-            ["stochastic_depth is for the sequential form", "original_ln_before and residual_before_ln are for the seq"],
+            [
+                "stochastic_depth is for the sequential form",
+                "original_ln_before and residual_before_ln are for the seq",
+            ],
         ),
         (ParBnConfig, {"residual_before_ln": False}, ["original_ln_before and residual_before_ln are for the seq"]),
         (SeqBnConfig, {"stochastic_depth": 1.0}, ["stochastic_depth is 1.0; it must lie in [0, 1)"]),
@@ -172,7 +181,9 @@ def test_missing_fields_are_refused(given):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
-@pytest.mark.parametrize(("kind", "key"), [(LoRAConfig, "alpha"), (SeqBnConfig, "reduction_factor"), (ParBnConfig, "scaling")])
+@pytest.mark.parametrize(
+    ("kind", "key"), [(LoRAConfig, "alpha"), (SeqBnConfig, "reduction_factor"), (ParBnConfig, "scaling")]
+)
 def test_numbers_are_finite(kind, key, value):
     with pytest.raises(ConfigError, match=key):
         kind(**{key: value})
@@ -197,7 +208,10 @@ def test_what_is_no_config_at_all_is_refused():
         (" lora ", LoRAConfig()),
         ("lora[]", LoRAConfig()),
         ("lora[r=16]", LoRAConfig(r=16)),
-        ('lora[r=4, alpha=3.5, attn_matrices=["q","k"], leave_out=[1]]', LoRAConfig(r=4, alpha=3.5, attn_matrices=("q", "k"), leave_out=(1,))),
+        (
+            'lora[r=4, alpha=3.5, attn_matrices=["q","k"], leave_out=[1]]',
+            LoRAConfig(r=4, alpha=3.5, attn_matrices=("q", "k"), leave_out=(1,)),
+        ),
         ("seq_bn", SeqBnConfig()),
         ("seq_bn[reduction_factor={'0': 8, 'default': 4}]", SeqBnConfig(reduction_factor={"0": 8, "default": 4})),
         ("double_seq_bn[non_linearity='gelu']", DoubleSeqBnConfig(non_linearity="gelu")),
@@ -364,6 +378,44 @@ def test_a_layer_without_a_factor_is_refused(factor):
     with pytest.raises(ConfigError, match="reduction_factor names neither layer [01] nor 'default'"):
         model.add_adapter("a", SeqBnConfig(reduction_factor=factor))
     assert model.adapter_names() == []
+
+
+E, D = [f"encoder.{layer}." for layer in (0, 1)], [f"decoder.{layer}." for layer in (0, 1)]
+PREFIX, BOTTLENECK = PrefixTuningConfig(prefix_length=2, flat=True), DoubleSeqBnConfig()
+
+
+@pytest.mark.parametrize(
+    ("arch", "config", "places"),
+    [
+        ("bart", PREFIX, {"encoder.attention", "decoder.attention", "decoder.cross_attention"}),
+        ("bart", PREFIX.replace(encoder_prefix=False), {"decoder.attention", "decoder.cross_attention"}),
+        ("bart", PREFIX.replace(cross_prefix=False), {"encoder.attention", "decoder.attention"}),
+        ("bart", PREFIX.replace(encoder_prefix=False, cross_prefix=False), {"decoder.attention"}),
+        ("bart", PREFIX.replace(leave_out=(0, 1)), {"decoder.attention", "decoder.cross_attention"}),
+        ("bert", PREFIX.replace(encoder_prefix=False, cross_prefix=False), {"encoder.attention"}),
+        ("llama", PREFIX.replace(encoder_prefix=False, cross_prefix=False), {"decoder.attention"}),
+        ("bart", BOTTLENECK, {p + s for p in E + D for s in ("attention", "mlp")}),
+        ("bart", SeqBnConfig(), {p + "mlp" for p in E + D}),
+        (
+            "bart",
+            DoubleSeqBnConfig(mh_adapter=False, output_adapter=False, cross_adapter=True),
+            {p + "cross_attention" for p in D},
+        ),
+        ("llama", BOTTLENECK.replace(leave_out=(1,)), {"decoder.0.attention", "decoder.0.mlp"}),
+        (
+            "bart",
+            LoRAConfig(attn_matrices=("k",)),
+            {p + "attention.key" for p in E + D} | {p + "cross_attention.key" for p in D},
+        ),
+        ("llama", LoRAConfig(selfattn_lora=False, intermediate_lora=True), {p + "mlp.up" for p in D}),
+        ("llama", LoRAConfig(selfattn_lora=False, output_lora=True, leave_out=(0,)), {"decoder.1.mlp.down"}),
+        ("gpt2", LoRAConfig(leave_out=(1,)), {"decoder.0.attention.query", "decoder.0.attention.value"}),
+    ],
+    ids=lambda value: getattr(value, "method", value if isinstance(value, str) else ""),
+)
+def test_where_a_config_puts_its_parameters(arch, config, places):
+    keys = adapted(arch, config).get_adapter("a").tensors()
+    assert {key.split(f".{config.method}.")[0] for key in keys} == places
 
 
 def test_layers_are_counted_over_encoder_and_decoder():

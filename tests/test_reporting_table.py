@@ -171,8 +171,15 @@ def test_markdown(tmp_path: Path) -> None:
         "| method | base model | adapter | head | % of base | cola, MCC |\n"
         "|---|---|---:|---:|---:|---:|\n"
         "| majority class |  |  |  |  | 0.0 |\n"
-        "| lora | somebody/small_model | 1,000 | 200–300 | 1.20–1.30 | **55.0 ± 7.1 (n=2)** |\n"
+        "| lora | small_model | 1,000 | 200–300 | 1.20–1.30 | **55.0 ± 7.1 (n=2)** |\n"
     )
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    text = to_markdown(table(tmp_path, result(), result(model="other/small_model"), result(model="/home/me/tiny")))
+    assert "| somebody/small_model |" in text
+    assert "| other/small_model |" in text
+    assert "| tiny |" in text
 
 
 def test_csv_has_every_digit(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_csv_has_every_digit(tmp_path: Path) -> None:
 def test_latex_is_escaped_and_booktabs(tmp_path: Path) -> None:
     text = to_latex(table(tmp_path, result(), result(seed=2, score=0.6)))
     assert r"\toprule" in text and r"\bottomrule" in text and text.count(r"\midrule") == 2
-    assert r"lora & somebody/small\_model & 1,000 & 200 & 1.20 & \textbf{55.0 $\pm$ 7.1 (n=2)} \\" in text
+    assert r"lora & small\_model & 1,000 & 200 & 1.20 & \textbf{55.0 $\pm$ 7.1 (n=2)} \\" in text
     assert r"\% of base" in text
 
 
@@ -195,7 +202,7 @@ def test_a_terminal_shows_the_same(tmp_path: Path) -> None:
     old = {"environment": ENVIRONMENT | {"torch": "2.6.0"}}
     console.print(to_rich(table(tmp_path, result(), result(seed=2), result(score=0.4, **old, **PREFIX))))
     shown_text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    for part in ("majority class", "somebody/small_model", "1,000", "50.0 ± 0.0 (n=2)", "40.0 a)", "torch 2.6.0"):
+    for part in ("majority class", "small_model", "1,000", "50.0 ± 0.0 (n=2)", "40.0 a)", "torch 2.6.0"):
         assert part in shown_text
 
 

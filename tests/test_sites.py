@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as hf
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, run
 from torch import nn
 
 import adaptrain
@@ -15,10 +14,18 @@ from adaptrain.architectures import Sublayer, architecture_of, architectures
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import DoubleSeqBnConfig, LoRAConfig
 from adaptrain.sites import Sites
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, run
 
 QKVO = ["query", "key", "value", "output"]
 POINTS = {
-    "encoder": [*(f"attention.{role}" for role in QKVO), "mlp.up", "mlp.down", "attention", "mlp", "attention.key_value"],
+    "encoder": [
+        *(f"attention.{role}" for role in QKVO),
+        "mlp.up",
+        "mlp.down",
+        "attention",
+        "mlp",
+        "attention.key_value",
+    ],
     "llama": [
         *(f"attention.{role}" for role in QKVO),
         *("mlp.gate", "mlp.up", "mlp.down", "attention", "mlp", "attention.key_value"),
@@ -26,16 +33,18 @@ POINTS = {
     "cross": [*(f"cross_attention.{role}" for role in QKVO), "cross_attention", "cross_attention.key_value"],
 }
 STACKS = {
-    **dict.fromkeys(["bert", "roberta", "xlm-roberta", "electra", "mpnet"], {"encoder": POINTS["encoder"]}),
+    **{key: {"encoder": POINTS["encoder"]} for key in ["bert", "roberta", "xlm-roberta", "electra", "mpnet"]},
     "gpt2": {"decoder": POINTS["encoder"]},
-    **dict.fromkeys(["llama", "mistral"], {"decoder": POINTS["llama"]}),
+    **{key: {"decoder": POINTS["llama"]} for key in ["llama", "mistral"]},
     "bart": {"encoder": POINTS["encoder"], "decoder": POINTS["encoder"] + POINTS["cross"]},
 }
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_canonical_names_of_a_family(arch):
-    expected = {f"{stack}.{layer}.{name}" for stack, names in STACKS[arch].items() for layer in (0, 1) for name in names}
+    expected = {
+        f"{stack}.{layer}.{name}" for stack, names in STACKS[arch].items() for layer in (0, 1) for name in names
+    }
     model = adapted(arch)
     assert {point.name for point in model.sites.points} == expected
     numbers = {point.name: point.layer for point in model.sites.points}

@@ -3,7 +3,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import ModelError
 from adaptrain.training.base_model import find_base, load_model, load_tokenizer
+from hub_server import COMMIT, serve
 from tiny_run import save_base
 
 
@@ -65,6 +69,37 @@ def test_without_a_hub_a_hub_id_names_the_cure() -> None:
     ) as caught:
         find_base(ModelConfig(name="somebody/model"))
     assert "pip install" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+SCRIPT = """
+import sys
+import torch
+from adaptrain.config.schema import ModelConfig
+from adaptrain.training.base_model import find_base, load_model, load_tokenizer
+
+base = find_base(ModelConfig(name="org/tiny", revision=sys.argv[1] if len(sys.argv) > 1 else None))
+words = len(load_tokenizer(base))
+model, base = load_model(base, torch.float32)
+print(words, base.revision, base.fingerprint, model.identity["fingerprint"] == base.fingerprint)
+"""
+
+
+def test_the_hub_gives_the_commit_and_the_same_fingerprint(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "org/tiny")
+    common = os.environ | {"HF_HOME": str(tmp_path / "home")}
+
+    def ask(*arguments: str, **environment: str) -> list[str]:
+        command = [sys.executable, "-W", "error", "-c", SCRIPT, *arguments]
+        ran = subprocess.run(command, env=common | environment, capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.split()
+
+    with serve(tmp_path) as endpoint:
+        found = ask(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    sum_of_folder = find_base(ModelConfig(name=str(base))).fingerprint
+    assert found == ["35", COMMIT, sum_of_folder, "True"]
+    # once it is in the cache no hub is needed, whether the commit is named or not
+    assert ask(HF_HUB_OFFLINE="1") == found == ask(COMMIT, HF_HUB_OFFLINE="1")
 
 
 def test_weights_in_several_files_have_one_fingerprint(base: Path, tmp_path: Path) -> None:

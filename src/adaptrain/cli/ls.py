@@ -53,7 +53,7 @@ def _print(kind: str, group: str, books: Library) -> None:
     choose = "" if group == "recipe" else f"  {group}=NAME"
     heads = [group, *("hub id" if group == "model" else column for column in _COLUMNS[group]), "about"]
     places = ", ".join(str(folder) for folder in books.folders(group) if folder.is_dir())
-    print_rows(heads, rows, title=f"{kind}{choose or '  adaptrain train recipe=NAME'}  ({places})")
+    print_rows(heads, rows, title=f"{kind}{choose or '  adaptrain train recipe=NAME'}  ({places})", cut=True)
 
 
 def _whose(file: Path, name: str, books: Library) -> str:

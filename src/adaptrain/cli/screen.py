@@ -1,8 +1,9 @@
-"""Printing: tables and colours on a terminal, plain text elsewhere."""
+"""Printing: colours and fitting lines on a terminal, plain and whole text elsewhere."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
@@ -14,34 +15,37 @@ WIDE = 1000
 """Columns where there is no terminal: nothing is cut, so that `grep` finds it."""
 
 
-def console(stream: IO[str] | None = None) -> Console:
-    """A rich console on stdout, or on another stream."""
+def console() -> Console:
+    """A rich console on stdout."""
     from rich.console import Console
 
-    out: IO[str] = sys.stdout if stream is None else stream
-    terminal = out.isatty()
-    return Console(file=out, width=None if terminal else WIDE, highlight=False, soft_wrap=not terminal)
+    terminal = sys.stdout.isatty()
+    return Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False, soft_wrap=not terminal)
 
 
-def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a small table. On a terminal long cells are cut at its edge; elsewhere they are whole."""
-    if sys.stdout.isatty():
-        from rich.markup import escape
-        from rich.table import Table
+def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", cut: bool = False) -> None:
+    """Print a small table.
 
-        grid = Table(title=title or None, title_justify="left", title_style="bold", box=None, header_style="dim")
-        for index, head in enumerate(heads):
-            cut = index == len(heads) - 1
-            grid.add_column(head, no_wrap=True, overflow="ellipsis" if cut else "fold", style="" if index else "cyan")
-        for row in rows:
-            grid.add_row(*map(escape, row))
-        console().print(grid)
-        return
+    Args:
+        cut: end the last column at the edge of a terminal; elsewhere it is whole.
+    """
+    out = sys.stdout
     if title:
-        print(title)
+        print(styled(title, "1", out))
     widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
-    for row in (heads, *rows):
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    edge = shutil.get_terminal_size().columns if cut and out.isatty() else None
+    for number, row in enumerate((heads, *rows)):
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        line = _cut("  ".join(cells).rstrip(), edge)
+        if number == 0:
+            line = styled(line, "2", out)
+        elif line.startswith(cells[0]):
+            line = styled(cells[0], "36", out) + line[len(cells[0]) :]
+        print(line)
+
+
+def _cut(line: str, edge: int | None) -> str:
+    return line if edge is None or len(line) <= edge else f"{line[: edge - 1]}…"
 
 
 def styled(text: str, style: str, stream: IO[str]) -> str:

@@ -96,7 +96,7 @@ def run_sweep(arguments: Sequence[str]) -> int:
     print_rows(
         ["cell", "status", "score", "folder"],
         [[outcome.name, outcome.status, outcome.score, outcome.folder] for outcome in found],
-        title=f"{len(found)} runs, {len(failed)} failed",
+        title=f"{len(found)} run{'' if len(found) == 1 else 's'}, {len(failed)} failed",
     )
     print(f"next:  adaptrain table {shlex.quote(str(outputs))}")
     return max((outcome.exit_code for outcome in failed), default=0)

@@ -93,11 +93,13 @@ def _unknown(dotted: str, kind: type) -> str:
 
 def _metrics(task: Any, tree: Tree, report: Report) -> None:
     """Metrics that do not exist, or not for this shape of task."""
-    if task is None:
+    if task is None or {"task.type", "task.labels"} & report.bad:
         return
     from adaptrain.evaluation.metrics import check_metrics
 
     for key, names in (("metric", (task.metric,)), ("extra_metrics", task.extra_metrics)):
+        if f"task.{key}" in report.bad:
+            continue
         try:
             check_metrics(task.type, len(task.labels), names)
         except ConfigError as error:

@@ -31,16 +31,11 @@ def stand_in(books: Library, group: str, choice: str) -> str | None:
 
 def usable_defaults(document: Document, books: Library) -> tuple[list[Any], list[str]]:
     """The entries that Hydra can follow, and what is wrong with the others."""
-    leaf = document.defaults
-    if leaf is None:
-        return [], []
-    place = str(leaf.origin)
-    if not isinstance(leaf.value, list):
-        return [], [f"defaults ({place}): is no list; write lines such as `- override /adapter: lora`"]
     usable: list[Any] = []
     problems: list[str] = []
     is_recipe = not document.label.startswith("conf/")
-    for entry in leaf.value:
+    for leaf in document.defaults:
+        entry, place = leaf.value, str(leaf.origin)
         if entry == "_self_":
             usable.append(entry)
             continue

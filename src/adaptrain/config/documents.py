@@ -52,14 +52,14 @@ class Document:
     Attributes:
         label: the file as messages call it.
         tree: its keys, without `defaults`.
-        defaults: its defaults list, if it has one.
+        defaults: the entries of its defaults list.
         header: its first comment line, without the `#`.
         problems: what is wrong with it, a sentence each, file and line first.
     """
 
     label: str
     tree: Tree
-    defaults: Leaf | None = None
+    defaults: tuple[Leaf, ...] = ()
     header: str = ""
     problems: list[str] = field(default_factory=list)
 
@@ -101,10 +101,24 @@ def parse(text: str, label: str) -> Document:
         return Document(label, {}, header=header, problems=[f"{label}: is not YAML ({' '.join(str(error).split())})"])
     except RecursionError:
         return Document(label, {}, header=header, problems=[f"{label}: contains itself; remove the alias (`*name`)"])
-    defaults = tree.pop("defaults", None)
-    if isinstance(defaults, dict):
-        defaults = Leaf(plain(defaults), first_origin(defaults) or Origin(label))
-    return Document(label, tree, defaults, header, problems)
+    tree.pop("defaults", None)
+    return Document(label, tree, _defaults(node, loader, label, problems), header, problems)
+
+
+def _defaults(node: yaml.Node | None, loader: _Loader, label: str, problems: list[str]) -> tuple[Leaf, ...]:
+    """The entries of `defaults:`, each with its line."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    for key_node, value_node in pairs:
+        if key_node.value != "defaults":
+            continue
+        if isinstance(value_node, yaml.SequenceNode):
+            return tuple(
+                Leaf(loader.construct_object(entry, deep=True), Origin(label, entry.start_mark.line + 1))
+                for entry in value_node.value
+            )
+        line = key_node.start_mark.line + 1
+        problems.append(f"{label}:{line}: defaults is no list; write lines such as `- override /adapter: lora`")
+    return ()
 
 
 def _mapping(node: yaml.Node, loader: _Loader, label: str, problems: list[str]) -> Tree:

@@ -53,7 +53,7 @@ class LibrarySource(ConfigSource):
             raise ConfigLoadError(f"Config not found: {config_path}")
         document = read(file, books.label(file))
         values: dict[str, Any] = plain(document.tree)
-        if document.defaults is not None:
+        if document.defaults:
             values["defaults"] = usable_defaults(document, books)[0]
         return ConfigResult(
             provider=self.provider,

