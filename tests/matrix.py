@@ -17,6 +17,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import adaptrain
+from adaptrain.architectures import architecture_of
 from adaptrain.methods import (
     BnConfig,
     DoubleSeqBnConfig,
@@ -115,6 +116,11 @@ ARCHITECTURES: dict[str, Arch] = {
     "mistral": Arch(lambda: hf.MistralConfig(**_DECODER, sliding_window=4), True),
     "bart": Arch(lambda: hf.BartConfig(**_BART)),
 }
+
+FAMILIES: list[str] = list(
+    {architecture_of(row.config().model_type).name: arch for arch, row in [*ARCHITECTURES.items()][::-1]}.values()
+)
+"""One line of each table, for laws that do not depend on more than the table."""
 
 
 def randomise(module: nn.Module, std: float, seed: int) -> None:

@@ -7,10 +7,11 @@ import torch
 import transformers as hf
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import adaptrain
 from adaptrain import attention
 from adaptrain.errors import UnsupportedError
 from adaptrain.state import AttentionState
-from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, run
+from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, randomise, run
 
 PREFIX = METHODS["prefix_tuning"]
 REGISTERED = [arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1]
@@ -170,9 +171,6 @@ def test_attentions_are_returned_with_the_prefix_in_front():
 def test_a_decoder_with_bert_inside_stays_causal():
     """BERT as a decoder: the same table, a causal mask."""
     config = hf.BertConfig(**{**ARCHITECTURES["bert"].config().to_dict(), "is_decoder": True})
-    import adaptrain
-    from matrix import randomise
-
     plain = hf.AutoModel.from_config(config).eval()
     randomise(plain, 0.15, seed=1)
     model, inputs = adaptrain.init(plain).eval(), batch("bert", (6, 6))
@@ -185,3 +183,27 @@ def test_a_decoder_with_bert_inside_stays_causal():
         after = run(model, {**given, "input_ids": changed})
         assert gap(after[:, :4], before[:, :4]) < 1e-6
         assert gap(after[:, 4:], before[:, 4:]) > 1e-2
+
+
+@pytest.mark.xfail(strict=True, reason="the implementation is in the config that both share")
+def test_two_models_with_one_config_keep_their_own_prefixes():
+    config, inputs = ARCHITECTURES["bert"].config(), batch("bert")
+    models = [adaptrain.init(hf.BertModel(config)).eval() for _ in range(2)]
+    for model in models:
+        add(model, "p", PREFIX)
+        model.set_active_adapters("p")
+    expected = run(models[1], inputs)
+    models[0].delete_adapter("p")
+    assert torch.equal(run(models[1], inputs), expected)
+
+
+@pytest.mark.xfail(strict=True, reason="the prefix is silently gone")
+def test_another_implementation_chosen_later_keeps_the_prefix_or_is_refused():
+    model, inputs = adapted("bert", PREFIX), batch("bert")
+    expected = run(model, inputs)
+    model.base_model.set_attn_implementation("eager")
+    try:
+        found = run(model, inputs)
+    except UnsupportedError:
+        return
+    assert gap(found, expected) < 1e-5

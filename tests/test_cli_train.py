@@ -234,6 +234,14 @@ def test_cells_that_are_the_same_run_are_refused(capsys):
     assert "the cells 'seed=1' and 'seed=1' are the same run" in err
 
 
+def test_outputs_that_cannot_be_written_are_exit_code_3(capsys):
+    for arguments in (("train", "recipe=tiny"), ("train", "-m", "recipe=tiny", "seed=1,2")):
+        code, _, err = run(capsys, *arguments, "trainer.max_steps=1", "outputs=task.yaml/x")
+        assert code == 3
+        assert re.search(r"error: Cannot write task\.yaml/x.*outputs=", err)
+        assert err.count("\n") == 1
+
+
 def test_a_sweep_without_several_values_is_one_run(capsys):
     code, out, _ = run(capsys, "train", "--multirun", "recipe=tiny", "trainer.max_steps=1")
     assert code == 0

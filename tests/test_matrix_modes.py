@@ -13,9 +13,9 @@ import torch
 from adaptrain.context import AdapterSetup, current_forward
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import SeqBnConfig
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, randomise, run
+from matrix import ARCHITECTURES, FAMILIES, METHODS, UNITS, adapted, add, base, batch, gap, randomise, run
 
-archs = pytest.mark.parametrize("arch", ARCHITECTURES)
+families = pytest.mark.parametrize("arch", FAMILIES)
 units = pytest.mark.parametrize("method", UNITS)
 RECOMPUTED = [arch for arch in ARCHITECTURES if base(arch).supports_gradient_checkpointing]
 
@@ -111,7 +111,7 @@ def test_a_family_without_checkpointing_is_refused_by_name():
 # ---- copies
 
 
-@archs
+@families
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
@@ -147,7 +147,7 @@ def test_every_activation_can_be_pickled(activation):
 # ---- precision
 
 
-@archs
+@families
 @units
 @pytest.mark.parametrize("mode", ["bf16-base", "autocast"])
 def test_a_float32_adapter_trains_on_low_precision(arch, method, mode):
@@ -172,7 +172,7 @@ def test_a_float32_adapter_trains_on_low_precision(arch, method, mode):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@archs
+@families
 @units
 def test_a_bf16_base_answers_in_bf16_near_float32(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
@@ -187,8 +187,11 @@ def test_a_bf16_base_answers_in_bf16_near_float32(arch, method):
 # ---- torch.compile
 
 
-@pytest.mark.parametrize("arch", ["bert", "llama"])
-@pytest.mark.parametrize("method", ["lora", "seq_bn", "prefix_tuning"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "method"),
+    [("bert", "lora"), ("llama", "seq_bn"), ("bert", "prefix_tuning"), ("llama", "prefix_tuning")],
+)
 def test_a_compiled_model_has_one_graph_and_the_same_output(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
     torch._dynamo.reset()
@@ -198,6 +201,7 @@ def test_a_compiled_model_has_one_graph_and_the_same_output(arch, method):
     assert gap(run(compiled, inputs), run(base(arch), inputs)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_gradients():
     model, inputs = adapted("bert", UNITS["prefix_tuning"]), batch("bert")
     model.train_adapter("a")
@@ -210,6 +214,7 @@ def test_a_compiled_model_has_the_same_gradients():
     assert max(gap(found[name], expected[name]) for name in expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_compiled_model_obeys_a_setup():
     model, inputs = adapted("bert", UNITS["lora"]), batch("bert")
     expected = run(model, inputs), run(base("bert"), inputs)

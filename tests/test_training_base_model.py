@@ -75,12 +75,18 @@ SCRIPT = """
 import sys
 import torch
 from adaptrain.config.schema import ModelConfig
+from adaptrain.errors import ModelError
 from adaptrain.training.base_model import find_base, load_model, load_tokenizer
 
-base = find_base(ModelConfig(name="org/tiny", revision=sys.argv[1] if len(sys.argv) > 1 else None))
-words = len(load_tokenizer(base))
-model, base = load_model(base, torch.float32)
-print(words, base.revision, base.fingerprint, model.identity["fingerprint"] == base.fingerprint)
+for revision in sys.argv[1:]:
+    base = find_base(ModelConfig(name="org/tiny", revision=revision or None))
+    words = len(load_tokenizer(base))
+    model, base = load_model(base, torch.float32)
+    print(words, base.revision, base.fingerprint, model.identity["fingerprint"] == base.fingerprint)
+try:
+    find_base(ModelConfig(name="org/absent"))
+except ModelError as error:
+    print(error)
 """
 
 
@@ -92,14 +98,17 @@ def test_the_hub_gives_the_commit_and_the_same_fingerprint(base: Path, tmp_path:
         command = [sys.executable, "-W", "error", "-c", SCRIPT, *arguments]
         ran = subprocess.run(command, env=common | environment, capture_output=True, text=True, timeout=120)
         assert ran.returncode == 0, ran.stderr
-        return ran.stdout.split()
+        return ran.stdout.splitlines()
 
     with serve(tmp_path) as endpoint:
-        found = ask(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    sum_of_folder = find_base(ModelConfig(name=str(base))).fingerprint
-    assert found == ["35", COMMIT, sum_of_folder, "True"]
+        found, absent = ask("", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert found.split() == ["35", COMMIT, find_base(ModelConfig(name=str(base))).fingerprint, "True"]
+    assert "it has no such model, or a private one" in absent
     # once it is in the cache no hub is needed, whether the commit is named or not
-    assert ask(HF_HUB_OFFLINE="1") == found == ask(COMMIT, HF_HUB_OFFLINE="1")
+    *again, absent = ask("", COMMIT, HF_HUB_OFFLINE="1")
+    assert again == [found, found]
+    assert "it cannot be reached, and the local cache has no copy" in absent
+    assert "model=minilm" in absent
 
 
 def test_weights_in_several_files_have_one_fingerprint(base: Path, tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import adaptrain
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.errors import AdaptrainError, OutOfMemoryError
+from adaptrain.evaluation.predict import predict
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.loop import Plan, fit, optimise, total_steps
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.state import TrainState, make_optimizer
-from tiny_run import Recorder
+from tiny_run import MOOD, Recorder
 
 WORDS = 30
 
@@ -126,7 +128,7 @@ def test_several_processes_take_the_same_step_as_one() -> None:
     """Two gloo processes; a batch that does not divide, and one that has fewer rows than processes."""
     script = "import test_training_loop; test_training_loop.distributed()"
     here = os.path.dirname(__file__)
-    source = os.path.join(os.path.dirname(here), "src")
+    source = os.path.dirname(os.path.dirname(adaptrain.__file__))
     common = os.environ | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -157,6 +159,8 @@ def test_several_processes_take_the_same_step_as_one() -> None:
     assert found[0] == pytest.approx(weights(model).double().sum().item(), abs=1e-5)
     assert found[1] == pytest.approx(weights(model).double().square().sum().item(), abs=1e-5)
     assert found[2] == pytest.approx(recorder.of("step")[-1].loss, abs=1e-6)
+    alone = predict(model, rows(), plan(config).collate, MOOD, 6, find_hardware("cpu", "fp32", False))
+    assert found[3] == pytest.approx(checksum(alone.logits), abs=1e-3)
 
 
 DISTRIBUTED: dict[str, Any] = {"batch_size": 9, "micro_batch_size": 2, "epochs": 1, "learning_rate": 0.05}
@@ -170,8 +174,14 @@ def distributed() -> None:
     state = TrainState(make_optimizer(model.named_parameters(), config))
     fit(model, state, plan(config, scores=[0.1]), config, hardware, recorder)
     values = weights(model).double()
-    print(values.sum().item(), values.square().sum().item(), recorder.of("step")[-1].loss)
+    said = checksum(predict(model, rows(), plan(config).collate, MOOD, 6, hardware).logits)
+    print(values.sum().item(), values.square().sum().item(), recorder.of("step")[-1].loss, said)
     torch.distributed.destroy_process_group()
+
+
+def checksum(logits: np.ndarray) -> float:
+    """A number that tells rows that changed places."""
+    return float((logits[:, 0].astype(np.float64) * np.arange(1, len(logits) + 1)).sum())
 
 
 def free_port() -> int:
@@ -180,6 +190,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_predicting_keeps_the_mode_and_the_order() -> None:
+    model, hardware = Small(dropout=0.9), find_hardware("cpu", "fp32", False)
+    this = plan(TrainerConfig())
+    first = predict(model.train(), rows(), this.collate, MOOD, 5, hardware)
+    assert model.training
+    again = predict(model.eval(), rows(), this.collate, MOOD, 37, hardware)
+    assert not model.training
+    assert np.allclose(first.logits, again.logits, rtol=0, atol=1e-6)  # no dropout, and rows at their places
+    alone = model(**this.collate(this.rows, [11])).logits
+    assert np.allclose(first.logits[11], alone.detach().numpy(), rtol=0, atol=1e-6)
 
 
 # ---- when it ends, and with which weights

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from adaptrain.config.schema import ColumnsConfig, ModelConfig
 from adaptrain.errors import (
@@ -215,6 +216,15 @@ def test_the_same_seed_gives_the_same_run(finished: RunResult, place: Path, tmp_
     assert (again.folder / "adapter.safetensors").read_bytes() == (finished.folder / "adapter.safetensors").read_bytes()
     other = train(config_of(place, tmp_path, epochs=1, seed=2), display=Recorder())
     assert other.folder.name != finished.folder.name
+
+
+def test_saving_memory_changes_no_number(finished: RunResult, place: Path, tmp_path: Path) -> None:
+    config = config_of(place, tmp_path, epochs=4, gradient_checkpointing=True)
+    result = train(config, display=Recorder())
+    assert result.folder.name != finished.folder.name
+    assert result.row["score"] == finished.row["score"]
+    one, two = (load_file(folder / "adapter.safetensors") for folder in (result.folder, finished.folder))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-6) for name in two)
 
 
 def test_limits_on_rows_and_long_texts_are_counted(place: Path, tmp_path: Path) -> None:

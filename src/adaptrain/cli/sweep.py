@@ -88,16 +88,19 @@ def run_sweep(arguments: Sequence[str]) -> int:
     """
     sweep = plan(arguments)
     _refuse_twins(sweep)
-    outputs = Path(sweep.runs[0].config.outputs)
+    outputs = Path(sweep.runs[0].config.outputs).expanduser()
     outcomes = launch(sweep, RunCell(sweep.fixed, len(sweep.runs)), outputs)
     found = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
     failed = [outcome for outcome in found if outcome.exit_code]
     print()
-    print_rows(
-        ["cell", "status", "score", "folder"],
-        [[outcome.name, outcome.status, outcome.score, outcome.folder] for outcome in found],
-        title=f"{len(found)} run{'' if len(found) == 1 else 's'}, {len(failed)} failed",
-    )
+    if found:
+        print_rows(
+            ["cell", "status", "score", "folder"],
+            [[outcome.name, outcome.status, outcome.score, outcome.folder] for outcome in found],
+            title=f"{len(found)} run{'' if len(found) == 1 else 's'}, {len(failed)} failed",
+        )
+    else:  # some sweepers keep what their cells return
+        print("the sweeper hands on no results; the folders have them")
     print(f"next:  adaptrain table {shlex.quote(str(outputs))}")
     return max((outcome.exit_code for outcome in failed), default=0)
 

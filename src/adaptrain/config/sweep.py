@@ -28,7 +28,7 @@ from adaptrain.config import source
 from adaptrain.config.arguments import is_choice, parse_override
 from adaptrain.config.compose import VERSION_BASE, Run, compose
 from adaptrain.config.library import library
-from adaptrain.errors import ConfigError, UsageError
+from adaptrain.errors import ConfigError, OutputError, UsageError
 
 CellFunction = Callable[[int, Sequence[str]], Any]
 """Runs one cell: its number, from 0, and its swept overrides. Must be picklable for launchers of other processes."""
@@ -144,6 +144,7 @@ def launch(sweep: Sweep, function: CellFunction, outputs: Path) -> list[Any]:
 
     Raises:
         ConfigError: the sweeper or launcher cannot be had.
+        OutputError: `outputs` cannot be written.
     """
     source.register()
     setbase(VERSION_BASE)
@@ -174,7 +175,7 @@ def _scratch(outputs: Path) -> Iterator[Path]:
         outputs.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".sweep-", dir=outputs)).absolute()
     except OSError as error:
-        raise ConfigError(f"outputs: cannot write {outputs} ({error.strerror}); choose another folder") from None
+        raise OutputError(f"Cannot write {outputs}: {error.strerror}; choose another folder by outputs=") from None
     try:
         yield folder
     finally:

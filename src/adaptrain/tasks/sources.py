@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
+from huggingface_hub.utils import logging as hub_logging
 
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
@@ -273,12 +274,14 @@ def check_json(file: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars from `datasets`: they would fall into our own display."""
-    shown = datasets.are_progress_bars_disabled() is False
+    """No progress bars, and no lists of attempts to reach the hub: they would fall into our own display."""
+    shown, level = not datasets.are_progress_bars_disabled(), hub_logging.get_verbosity()
     datasets.disable_progress_bars()
+    hub_logging.set_verbosity_error()
     try:
         yield
     finally:
+        hub_logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 

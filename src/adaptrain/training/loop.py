@@ -141,7 +141,6 @@ def evaluate(
 ) -> None:
     """Score the model as it is; remember the weights if none scored better before."""
     metrics = {name: float(value) for name, value in plan.evaluate().items()}
-    model.train()
     evaluation = Evaluation(
         epoch=round(state.epoch + state.position / batches, 2),
         step=state.step,
