@@ -105,13 +105,12 @@ def test_saving_again_replaces_and_leaves_no_parts(saved):
     model = adapted("bert", METHODS["lora"])
     before = run(model, batch("bert"))
     model.save_adapter(saved, "a", with_head=False)
-    assert {path.name for path in saved.iterdir()} == {CONFIG, TENSORS, HEAD_CONFIG, HEAD_TENSORS}
+    assert {path.name for path in saved.iterdir()} == {CONFIG, TENSORS}
     other = adapted("bert")
     other.load_adapter(saved, set_active=True, with_head=False)
     assert torch.equal(run(other, batch("bert")), before)
 
 
-@pytest.mark.xfail(strict=True, reason="files of the head before stay beside the adapter that has none")
 def test_saving_without_a_head_leaves_no_old_head(saved):
     adapted("bert", METHODS["lora"]).save_adapter(saved, "a")
     other = adapted("bert")
@@ -260,7 +259,6 @@ def test_what_cannot_be_a_name(name):
     assert model.adapter_names() == []
 
 
-@pytest.mark.xfail(strict=True, reason="load_as is not checked before the adapter is in the model")
 @pytest.mark.parametrize("name", [" b", "b\n"], ids=repr)
 def test_load_as_takes_no_other_names_than_add_adapter(saved, name):
     model = adapted("bert", METHODS["par_bn"], name="mine")
@@ -295,7 +293,6 @@ def test_tensors_that_do_not_fit(saved, change, said, head):
     refused(saved, "'a'", *said, with_head=head)
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the adapter, not the folder")
 def test_tensors_that_do_not_fit_name_the_folder(saved):
     edit(saved / CONFIG, lambda values: values["config"].update(r=5))
     refused(saved, str(saved), "'encoder.0.attention.query.lora.A' is (3, 32), this model needs (5, 32)")
@@ -343,7 +340,6 @@ def test_a_config_that_does_not_fit(saved, name, change, said):
     refused(saved, str(saved) if name == CONFIG else "", *said)
 
 
-@pytest.mark.xfail(strict=True, reason="comes through as KeyError, TypeError, AttributeError or ConfigError")
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -437,7 +433,6 @@ def test_a_model_with_more_layers(saved):
 # ---- files
 
 
-@pytest.mark.xfail(strict=True, raises=NotADirectoryError, reason="removing the part file fails in its turn")
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     model = adapted("bert", METHODS["lora"])

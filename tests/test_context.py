@@ -205,7 +205,6 @@ def test_an_interrupted_forward_is_not_continued_by_the_next(model):
         context._local.forward = None  # for the tests after this one
 
 
-@pytest.mark.xfail(strict=True, reason="only an entrance that is entered twice is seen as interrupted")
 def test_an_interrupted_forward_is_not_continued_by_the_encoder_alone():
     """Ctrl-C in a training step, then `generate`, which calls the encoder first."""
     model, inputs = adapted("bart", METHODS["lora"]), batch("bart")

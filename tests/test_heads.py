@@ -290,7 +290,6 @@ def test_a_decoder_fills_no_cache_for_a_head():
     assert seen[1] is None
 
 
-@pytest.mark.xfail(strict=True, reason="with a head, what comes third by position is dropped without a word")
 def test_token_types_may_come_by_position_too():
     model, inputs = adapted("bert", METHODS["lora"]), batch("bert")
     model.add_classification_head("a")
@@ -300,7 +299,6 @@ def test_token_types_may_come_by_position_too():
     assert torch.equal(by_position, run(model, inputs | {"token_type_ids": types}))
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="return_dict reaches the base model twice")
 def test_return_dict_may_be_given_with_a_head():
     model, inputs = adapted("bert", METHODS["lora"]), batch("bert")
     model.add_classification_head("a")

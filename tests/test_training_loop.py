@@ -264,7 +264,7 @@ def test_max_steps_decides_whatever_epochs_says(steps: int, epoch: float) -> Non
 def test_the_rate_follows_the_schedule() -> None:
     config = TrainerConfig(epochs=4, batch_size=8, learning_rate=0.2)
     _, state, recorder = trained(config, scores=[0.1] * 9)
-    assert recorder.of("step")[0].learning_rate == pytest.approx(0.2 * (1 - 9 / 20))
+    assert recorder.of("step")[0].learning_rate == pytest.approx(0.2 * (1 - 4 / 20))
     assert state.optimizer.param_groups[-1]["lr"] == pytest.approx(0.2 / 20)
 
 

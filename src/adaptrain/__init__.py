@@ -58,13 +58,17 @@ if TYPE_CHECKING:
     from adaptrain.composition import Split as Split
     from adaptrain.composition import Stack as Stack
     from adaptrain.context import AdapterSetup as AdapterSetup
+    from adaptrain.methods import AdapterConfig as AdapterConfig
     from adaptrain.methods import BnConfig as BnConfig
     from adaptrain.methods import DoubleSeqBnConfig as DoubleSeqBnConfig
     from adaptrain.methods import FullConfig as FullConfig
+    from adaptrain.methods import HoulsbyConfig as HoulsbyConfig
     from adaptrain.methods import LoRAConfig as LoRAConfig
     from adaptrain.methods import MethodConfig as MethodConfig
     from adaptrain.methods import NoneConfig as NoneConfig
+    from adaptrain.methods import ParallelConfig as ParallelConfig
     from adaptrain.methods import ParBnConfig as ParBnConfig
+    from adaptrain.methods import PfeifferConfig as PfeifferConfig
     from adaptrain.methods import PrefixTuningConfig as PrefixTuningConfig
     from adaptrain.methods import SeqBnConfig as SeqBnConfig
     from adaptrain.model import AdaptedModel as AdaptedModel

@@ -27,12 +27,14 @@ class Adapter(nn.Module):
         sites: of the model that it is made for.
 
     Raises:
+        AdapterNameError: it cannot be a name.
         UnsupportedError: the model has no point that the method covers.
         ConfigError: a hyperparameter does not fit the model.
     """
 
     def __init__(self, name: str, config: MethodConfig, sites: Sites) -> None:
         super().__init__()
+        check_name(name)
         self.name = name
         self.config = config
         points = [point for point in sites.points if config.covers(point)]
@@ -92,13 +94,13 @@ def key_of(name: str) -> str:
     return f"<{name.replace('%', '%25').replace('.', '%2E')}>"
 
 
-def check_name(name: str, kind: str = "adapter") -> None:
+def check_name(name: str) -> None:
     """Refuse names that cannot be told apart from nothing, printed on a line, or written in a composition.
 
     Raises:
         AdapterNameError: empty, padded with blanks, or with control characters, parentheses or quotes.
     """
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise AdapterNameError(f"{name!r} cannot name an {kind}: a name is printable and has no blanks around it")
+        raise AdapterNameError(f"{name!r} cannot name an adapter or head: names are printable, without blanks around")
     if set(name) & set("()'\""):
-        raise AdapterNameError(f"{name!r} cannot name an {kind}: parentheses and quotes belong to compositions")
+        raise AdapterNameError(f"{name!r} cannot name an adapter or head: compositions use parentheses and quotes")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from adaptrain.errors import ModelError
@@ -43,7 +44,7 @@ class AutoAdapterModel:
                 **_without_unused_pooler(name, revision, trust_remote_code),
                 **given,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
         return AdaptedModel(base)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from adaptrain.adapter import Adapter
-from adaptrain.errors import AdaptrainError, CheckpointError
+from adaptrain.adapter import Adapter, check_name
+from adaptrain.errors import AdaptrainError, CheckpointError, ConfigError
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.heads import Head, head_from_dict
 from adaptrain.interop import adapterhub
@@ -87,6 +87,9 @@ def save(
         write_tensors(folder / HEAD_TENSORS, own if head is None else head.state_dict())
         options = {"type": OWN, "model_class": type(model).__name__} if head is None else head.to_dict()
         write_json(folder / HEAD_CONFIG, {"format": FORMAT, "name": adapter.name, "config": options})
+    else:
+        for name in (HEAD_CONFIG, HEAD_TENSORS):  # of an earlier adapter in this folder
+            (folder / name).unlink(missing_ok=True)
     base = {**identity, "model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
     versions = {"adaptrain": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     config = {"format": FORMAT, "name": adapter.name, "config": adapter.config.to_dict()}
@@ -102,13 +105,19 @@ def read_adapter_config(folder: Path) -> AdapterFile:
     values = read_json(folder / CONFIG)
     if values.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG} has the format {values.get('format')!r}, this version reads {FORMAT}")
-    head = read_json(folder / HEAD_CONFIG)["config"] if (folder / HEAD_CONFIG).exists() else None
     try:
-        return AdapterFile(values["name"], config_from_dict(values["config"]), dict(values["base_model"]), head)
+        name, config, base = values["name"], config_from_dict(values["config"]), dict(values["base_model"])
+        check_name(name)
     except KeyError as error:
         raise CheckpointError(f"{folder / CONFIG} has no key {error}") from None
-    except AdaptrainError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+    except (AdaptrainError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from None
+    if not (folder / HEAD_CONFIG).exists():
+        return AdapterFile(name, config, base, None)
+    head = read_json(folder / HEAD_CONFIG).get("config")
+    if not isinstance(head, dict):
+        raise CheckpointError(f"{folder / HEAD_CONFIG} has no config")
+    return AdapterFile(name, config, base, head)
 
 
 def load(
@@ -126,38 +135,53 @@ def load(
     """
     folder = find(source, revision)
     if adapterhub.recognises(folder):
-        foreign = adapterhub.read(folder, model)
-        adapter = Adapter(load_as or foreign.name, foreign.config, sites)
-        adapter.load_tensors(foreign.tensors)
-        return Loaded(adapter, foreign.head if with_head else None, None)
+        foreign = adapterhub.read(folder, model, with_head)
+        if foreign.head is not None:
+            _refuse_named_head(folder, model)
+        return Loaded(
+            _make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites), foreign.head, None
+        )
     file = read_adapter_config(folder)
     _check_base(folder, file, model)
-    try:
-        adapter = Adapter(load_as or file.name, file.config, sites)
-    except AdaptrainError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
     tensors = read_tensors(folder / TENSORS)
     base = None
     if file.config.trains_base:
         base = tensors
         _fit(folder / TENSORS, tensors, _own_tensors(model, own_head(model)), "it is not this base model")
-    else:
-        adapter.load_tensors(tensors)
+    adapter = _make(folder, load_as or file.name, file.config, {} if base else tensors, sites)
     if not with_head or file.head is None:
         return Loaded(adapter, None, base)
     head = read_tensors(folder / HEAD_TENSORS)
     if file.head.get("type") == OWN:
         _fit(folder / HEAD_TENSORS, head, own_head(model), f"its head is that of {file.head.get('model_class')}")
         return Loaded(adapter, None, (base or {}) | head)
-    if own_head(model):
+    _refuse_named_head(folder, model)
+    try:
+        made = head_from_dict(file.head)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / HEAD_CONFIG}: {error}") from None
+    _fit(folder / HEAD_TENSORS, head, made.state_dict(), "its config says otherwise")
+    made.load_state_dict(head)
+    return Loaded(adapter, made, base)
+
+
+def _make(folder: Path, name: str, config: MethodConfig, tensors: Mapping[str, Tensor], sites: Sites) -> Adapter:
+    """An adapter with a folder's tensors; a name that cannot be one is the caller's mistake, all else the folder's."""
+    check_name(name)
+    try:
+        adapter = Adapter(name, config, sites)
+        adapter.load_tensors(tensors)
+    except AdaptrainError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return adapter
+
+
+def _refuse_named_head(folder: Path, model: PreTrainedModel) -> None:
+    if model.base_model is not model:
         raise CheckpointError(
             f"{folder} has a named head, and {type(model).__name__} has a head of its own; load the base with "
             "AutoAdapterModel, or the adapter with with_head=False"
         )
-    made = head_from_dict(file.head)
-    _fit(folder / HEAD_TENSORS, head, made.state_dict(), "its config says otherwise")
-    made.load_state_dict(head)
-    return Loaded(adapter, made, base)
 
 
 def find(source: str | Path, revision: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ from transformers import PreTrainedModel
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import architecture_of
-from adaptrain.composition import Composition, Stack, blocks, check, names, parse
-from adaptrain.context import current_setup
-from adaptrain.errors import AdapterNameError, UnsupportedError, listed, unknown
-from adaptrain.heads import ClassificationHead, Head
+from adaptrain.composition import Composition, names, parse
+from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, PrefixTuningConfig, read_config
 from adaptrain.methods.prefix import Prefix, eject
+from adaptrain.prediction import WithHeads
 from adaptrain.sites import Sites
 
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(nn.Module):
+class AdaptedModel(WithHeads):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
@@ -48,9 +48,8 @@ class AdaptedModel(nn.Module):
         self.architecture = architecture_of(base_model.config.model_type)
         self.sites = Sites(base_model, self.architecture)
         self.adapters = nn.ModuleDict()
-        self.heads = nn.ModuleDict()
+        self._positional = tuple(inspect.signature(base_model.forward).parameters)
         self.identity: dict[str, Any] = {"name": base_model.name_or_path or None, "revision": None, "fingerprint": None}
-        self._active_head: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -72,22 +71,14 @@ class AdaptedModel(nn.Module):
         Args:
             labels: given to the head; to the base model where no head is active.
         """
-        head = self._head_in_force()
+        head = self.head_in_force()
         if head is None:
             given = inputs if labels is None else inputs | {"labels": labels}
             return self.base_model(*args, **given)
-        if args:
-            inputs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | inputs
+        inputs |= dict(zip(self._positional, args, strict=False)) | {"return_dict": True}
         if self.architecture.pooling == "last":
             inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads
-        return self.heads[key_of(head)](self.base_model(**inputs, return_dict=True), inputs, labels)
-
-    def _head_in_force(self) -> str | None:
-        setup = current_setup()
-        head = self._active_head if setup is None or setup.head is None else setup.head
-        if head is not None and key_of(head) not in self.heads:
-            raise AdapterNameError(unknown("head", head, self._head_names(), "The model has"))
-        return head
+        return head(self.base_model(**inputs), inputs, labels)
 
     # ---- adapters
 
@@ -120,11 +111,11 @@ class AdaptedModel(nn.Module):
             self.sites.remove(adapter.name)
         adapter.to(self.base_model.device)
         adapter.train(self.training)
-        self.sites.add(adapter.name, adapter.units, adapter.shared)
+        self.sites.add(adapter.name, adapter.config.method, adapter.units, adapter.shared)
         self.adapters[key_of(adapter.name)] = adapter
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter. The base model is what it was before.
+        """Remove an adapter; a head of its name stays (`delete_head`). The base model is what it was before.
 
         Raises:
             AdapterNameError: no such adapter, or it is part of the active composition.
@@ -172,20 +163,12 @@ class AdaptedModel(nn.Module):
             CompositionError: it cannot be read, or names an adapter that the model does not have.
             UnsupportedError: a block that this version does not run.
         """
-        known = self.adapter_names()
         tree = parse(composition)
-        check(tree, known)
-        for block in blocks(tree):
-            if not isinstance(block, Stack):
-                methods = listed(dict.fromkeys(self.get_adapter(name).config.method for name in block.names))
-                raise UnsupportedError(
-                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
-                    "version runs a single adapter or a Stack"
-                )
+        self.sites.accept(tree)
         self.sites.active = tree
-        last = names(tree)[-1] if tree is not None else None
-        if last is not None and key_of(last) in self.heads:
-            self._active_head = last
+        self.sites.forget()
+        if tree is not None and key_of(names(tree)[-1]) in self.heads:
+            self.active_head = names(tree)[-1]
 
     def train_adapter(self, composition: Any) -> None:
         """Freeze everything but the adapters of a composition and the head of its last one, and activate it.
@@ -225,70 +208,6 @@ class AdaptedModel(nn.Module):
             target.prefix.data.copy_(values)
             target.prefix.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))
         self._put(flat)
-
-    # ---- heads
-
-    def add_classification_head(
-        self,
-        head_name: str,
-        num_labels: int = 2,
-        layers: int = 2,
-        activation_function: str = "tanh",
-        dropout: float | None = None,
-        id2label: Mapping[int, str] | None = None,
-        overwrite_ok: bool = False,
-    ) -> None:
-        """Add a head for sequence classification, or regression with one label; see `heads.ClassificationHead`.
-
-        Args:
-            dropout: the base model's own when None.
-
-        Raises:
-            AdapterNameError: the name is taken and not `overwrite_ok`.
-            UnsupportedError: the base model has a head of its own.
-        """
-        config: Any = self.base_model.config
-        if dropout is None:
-            given = (getattr(config, key, None) for key in ("classifier_dropout", "hidden_dropout_prob", "resid_pdrop"))
-            dropout = float(next((value for value in given if value is not None), 0.0))
-        head = ClassificationHead(
-            config.hidden_size,
-            num_labels,
-            layers,
-            activation_function,
-            dropout,
-            self.architecture.pooling,
-            id2label,
-        )
-        self.add_head(head_name, head, overwrite_ok)
-
-    def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
-        """Add a head under a name and make it the active one."""
-        check_name(name, "head")
-        if self.base_model.base_model is not self.base_model:
-            raise UnsupportedError(
-                f"{type(self.base_model).__name__} has a prediction head of its own; load the base with "
-                "AutoAdapterModel.from_pretrained to put named heads on it"
-            )
-        if key_of(name) in self.heads and not overwrite_ok:
-            raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
-        head.name = name
-        self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
-        self._active_head = name
-
-    def _head_names(self) -> list[str]:
-        return [str(head.name) for head in self.heads.values()]
-
-    @property
-    def active_head(self) -> str | None:
-        """The head whose prediction the next forward returns; None returns the base model's outputs."""
-        return self._active_head
-
-    @active_head.setter
-    def active_head(self, name: str | None) -> None:
-        if name is not None and key_of(name) not in self.heads:
-            raise AdapterNameError(unknown("head", name, self._head_names(), "The model has"))
-        self._active_head = name
 
     # ---- parameters
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,31 +18,15 @@ from transformers import PreTrainedModel
 
 from adaptrain import attention
 from adaptrain.architectures import Architecture, Attention, Projection, Stack, Sublayer
-from adaptrain.composition import Composition, Fuse, check, evaluate, names, prune
+from adaptrain.composition import Composition, Fuse, blocks, check, evaluate, names, prune
+from adaptrain.composition import Stack as StackBlock
 from adaptrain.context import Forward, current_forward, current_setup, enter, leave
-from adaptrain.errors import UnsupportedError, nearest
+from adaptrain.errors import UnsupportedError, listed
 from adaptrain.methods import Shared, Unit
+from adaptrain.points import Point, entrances, linear_sizes, module_at
 from adaptrain.state import AttentionState, ProjectionState, State, SublayerState
 
 S = TypeVar("S", bound=State)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A site as methods see it; the fields are those of `methods.PointLike`."""
-
-    kind: str
-    stack: str
-    layer: int
-    sublayer: str
-    role: str
-    name: str
-    hidden_size: int
-    in_features: int
-    out_features: int
-    heads: int
-    head_dim: int
-    encoder_decoder: bool
 
 
 class Handle(Protocol):
@@ -223,7 +207,8 @@ class Sites:
 
     Attributes:
         active: the composition in force where no `AdapterSetup` is.
-        shared: adapter name → its shared modules; every adapter of the model has an entry.
+        methods: adapter name → its method.
+        shared: adapter name → its shared modules.
         by_name: canonical name → site.
 
     Raises:
@@ -234,6 +219,7 @@ class Sites:
         self.model = model
         self.architecture = architecture
         self.active: Composition | None = None
+        self.methods: dict[str, str] = {}
         self.shared: dict[str, tuple[Shared, ...]] = {}
         self.by_name = {site.point.name: site for site in _find(model.base_model, architecture)}
         self._plans: dict[Composition, dict[Site, Composition]] = {}
@@ -244,18 +230,24 @@ class Sites:
     def points(self) -> list[Point]:
         return [site.point for site in self.by_name.values()]
 
-    def add(self, name: str, units: Mapping[str, tuple[Unit, ...]], shared: tuple[Shared, ...]) -> None:
-        """Give an adapter its units."""
+    def add(self, name: str, method: str, units: Mapping[str, tuple[Unit, ...]], shared: tuple[Shared, ...]) -> None:
+        """Give an adapter its units.
+
+        Raises:
+            UnsupportedError: the model's attention cannot be reached; nothing has been changed then.
+        """
+        if any(isinstance(self.by_name[site], AttentionSite) for site in units):
+            attention.install(self.model)
         for site, here in units.items():
             self.by_name[site].units[name] = here
-        self.shared[name] = shared
+        self.methods[name], self.shared[name] = method, shared
         self.refresh()
 
     def remove(self, name: str) -> None:
         """Take an adapter's units away."""
         for site in self.by_name.values():
             site.units.pop(name, None)
-        self.shared.pop(name, None)
+        del self.methods[name], self.shared[name]
         self.refresh()
 
     def refresh(self) -> None:
@@ -264,14 +256,36 @@ class Sites:
             handle.remove()
         self._plans.clear()
         used = [site for site in self.by_name.values() if site.units]
-        if any(isinstance(site, AttentionSite) for site in used):
-            attention.install(self.model)
-        else:
+        self._attended = any(isinstance(site, AttentionSite) for site in used)
+        if not self._attended:
             attention.uninstall(self.model)
+        self.forget()
         self._handles = [handle for site in used for handle in site.hook()]
-        for module in _entrances(self.model):
+        for module in entrances(self.model):
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def accept(self, tree: Composition | None) -> None:
+        """Refuse a composition that this model cannot run.
+
+        Raises:
+            CompositionError: it names an adapter that the model does not have.
+            UnsupportedError: a block that this version does not run; names block, methods and model.
+        """
+        check(tree, list(self.methods))
+        for block in blocks(tree):
+            if not isinstance(block, StackBlock):
+                methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
+                raise UnsupportedError(
+                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
+                    "version runs a single adapter or a Stack"
+                )
+
+    def forget(self) -> None:
+        """End what an interrupt has left open in this thread; torch runs no hook after one."""
+        forward = current_forward()
+        if forward is not None and forward.owner is self:
+            leave(forward)
 
     def plan(self, tree: Composition | None) -> Mapping[Site, Composition]:
         """The composition pruned to every site, made once."""
@@ -284,6 +298,8 @@ class Sites:
 
     def begin(self, tree: Composition | None, entrance: nn.Module) -> Forward:
         """A forward with this composition, its shared values computed."""
+        if self._attended:
+            attention.install(self.model)  # somebody else may have chosen another implementation since
         forward = Forward(self, self.plan(tree), entrance)
         for name in names(tree):
             forward.once |= {module: module.compute() for module in self.shared[name]}
@@ -304,7 +320,7 @@ class Sites:
         setup, tree = current_setup(), self.active
         if setup is not None:
             tree = setup.composition
-            check(tree, list(self.shared))
+            self.accept(tree)
         enter(self.begin(tree, module))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -315,13 +331,6 @@ class Sites:
                 leave(forward)
 
 
-def _entrances(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules through which a caller, or `generate`, enters: the model, its base, and an encoder or decoder."""
-    base = model.base_model
-    candidates = [model, base, getattr(base, "encoder", None), getattr(base, "decoder", None)]
-    return list(dict.fromkeys(module for module in candidates if isinstance(module, nn.Module)))
-
-
 _ORDER = {"projection": 0, "sublayer": 1, "attention": 2}
 
 
@@ -329,7 +338,7 @@ def _find(base: nn.Module, architecture: Architecture) -> list[Site]:
     sites: list[Site] = []
     before = 0
     for stack in architecture.stacks:
-        layers = _at(base, stack.layers, f"the {architecture.name} table")
+        layers = module_at(base, stack.layers, f"the {architecture.name} table")
         for index, layer in enumerate(layers):
             sites += _layer_sites(base, layer, stack, index, before + index, len(architecture.stacks) > 1)
         before += len(layers)
@@ -341,8 +350,8 @@ def _layer_sites(base: Any, layer: nn.Module, stack: Stack, index: int, number: 
     point = Point("", stack.name, number, "", "", "", base.config.hidden_size, 0, 0, 0, 0, both)
     modules: dict[str, nn.Module] = {}
     for name, row in stack.projections.items():
-        modules[name] = module = _at(layer, row.path, place)
-        outputs, inputs = _sizes(module)
+        modules[name] = module = module_at(layer, row.path, place)
+        outputs, inputs = linear_sizes(module)
         sublayer, role = name.split(".")
         here = replace(point, kind="projection", sublayer=sublayer, role=role, name=f"{stack.name}.{index}.{name}")
         yield ProjectionSite(replace(here, in_features=inputs, out_features=outputs // row.parts), module, row)
@@ -352,39 +361,23 @@ def _layer_sites(base: Any, layer: nn.Module, stack: Stack, index: int, number: 
     for name, row in stack.attentions.items():
         here = replace(point, kind="attention", sublayer=name, name=f"{stack.name}.{index}.{name}.key_value")
         key = stack.projections[f"{name}.key"]
-        yield _attention(here, layer, row, modules, _sizes(modules[f"{name}.key"])[0] // key.parts, place)
+        yield _attention(here, layer, row, modules, linear_sizes(modules[f"{name}.key"])[0] // key.parts, place)
 
 
 def _sublayer(point: Point, layer: nn.Module, row: Sublayer, place: str) -> SublayerSite:
-    norm = None if row.norm is None else _at(layer, row.norm, place)
-    return SublayerSite(point, _at(layer, row.output, place), _at(layer, row.residual, place), row.argument, norm)
+    norm = None if row.norm is None else module_at(layer, row.norm, place)
+    return SublayerSite(
+        point, module_at(layer, row.output, place), module_at(layer, row.residual, place), row.argument, norm
+    )
 
 
 def _attention(
     point: Point, layer: nn.Module, row: Attention, modules: Mapping[str, nn.Module], width: int, place: str
 ) -> Site:
-    module = _at(layer, row.path, place)
+    module = module_at(layer, row.path, place)
     size = int(getattr(module, row.head_size))
     point = replace(point, heads=width // size, head_dim=size)
     if row.output is None:
         return AttentionSite(point, module)
     parts = {role: modules[f"{point.sublayer}.{role}"] for role in ("query", "key", "value")}
-    return ComputedAttentionSite(point, module, parts | {"output": _at(layer, row.output, place)})
-
-
-def _sizes(module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear map; transformers' Conv1D keeps its weight the other way round."""
-    if hasattr(module, "out_features"):
-        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
-    first, second = module.weight.shape  # type: ignore[misc]
-    return int(second), int(first)
-
-
-def _at(module: nn.Module, path: str, place: str) -> Any:
-    for step in path.split(".") if path else []:
-        found = getattr(module, step, None)
-        if not isinstance(found, nn.Module):
-            known = [name for name, _ in module.named_children()]
-            raise UnsupportedError(f"There is no module '{path}' in {place}: '{step}' is missing{nearest(step, known)}")
-        module = found
-    return module
+    return ComputedAttentionSite(point, module, parts | {"output": module_at(layer, row.output, place)})

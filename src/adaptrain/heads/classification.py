@@ -98,10 +98,12 @@ class ClassificationHead(Head):
         """Mean loss over rows.
 
         Raises:
-            DataError: a label outside 0 … num_labels − 1.
+            DataError: a label that is no whole number, or outside 0 … num_labels − 1.
         """
         if self.num_labels == 1:
             return F.mse_loss(logits[:, 0], labels.to(logits.dtype).view(-1))
+        if labels.is_floating_point():
+            raise DataError(f"Labels of {self.num_labels} classes are whole numbers, not {labels.dtype}")
         on_cpu = labels.device.type == "cpu"  # elsewhere the check would wait for the device at every step
         if on_cpu and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
             raise DataError(f"A label is outside 0 … {self.num_labels - 1}: {sorted(set(labels.tolist()))}")

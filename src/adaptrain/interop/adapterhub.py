@@ -141,12 +141,21 @@ def recognises(folder: Path) -> bool:
     return "format" not in values and "config" in values and ("model_type" in values or "version" in values)
 
 
-def read(folder: Path, model: PreTrainedModel) -> Foreign:
+def read(folder: Path, model: PreTrainedModel, with_head: bool = True) -> Foreign:
     """Read a folder for a model.
 
     Raises:
         CheckpointError: unreadable, made for another model, or of a method that this version does not have.
     """
+    try:
+        return _read(folder, model, with_head)
+    except AdaptrainError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a folder as AdapterHub writes it: {error!r}") from None
+
+
+def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
     values = read_json(folder / "adapter_config.json")
     model_type = str(model.config.model_type)
     if values.get("model_type", model_type) != model_type:
@@ -160,7 +169,8 @@ def read(folder: Path, model: PreTrainedModel) -> Foreign:
     except AdaptrainError as error:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: {error}") from None
     tensors = _tensors(folder, ("adapter.safetensors", "pytorch_adapter.bin"))
-    return Foreign(name, config, _convert(folder, tensors, name, config, family), _head(folder, model))
+    head = _head(folder, model) if with_head else None
+    return Foreign(name, config, _convert(folder, tensors, name, config, family), head)
 
 
 def _config(values: dict[str, Any], family: Family, version: str) -> MethodConfig:
@@ -192,10 +202,13 @@ def _tensors(folder: Path, names: tuple[str, str]) -> dict[str, Tensor]:
     if not pickled.exists():
         raise CheckpointError(f"{folder} has neither {safe.name} nor {pickled.name}")
     try:
-        return torch.load(pickled, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"Cannot read {pickled} with the weights-only loader: {reason}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{pickled} is not a dictionary of tensors")
+    return tensors
 
 
 def _convert(
@@ -273,14 +286,18 @@ def _prefix(place: str, leaf: str, tensor: Tensor, config: PrefixTuningConfig) -
 
 
 def _head(folder: Path, model: PreTrainedModel) -> Head | None:
-    """The folder's flexible classification head; other kinds (and heads of a model class) are not converted."""
+    """The folder's named classification head. A head that is part of the library's model class has no config and is
+    not ours to place."""
     path = folder / "head_config.json"
     if not path.exists():
         return None
     values = read_json(path)
     config = values.get("config")
-    if not config or config.get("head_type") != "classification":
+    if not config:
         return None
+    if config.get("head_type") != "classification" or config.get("use_pooler"):
+        kind = "a head over the pooler (use_pooler)" if config.get("use_pooler") else f"a head of type '{config.get('head_type')}'"
+        raise CheckpointError(f"{folder} has {kind}, which this version cannot read; load with with_head=False")
     labels = config.get("label2id")
     head = ClassificationHead(
         int(model.config.hidden_size),  # type: ignore[attr-defined]

@@ -82,14 +82,14 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
             state.step += 1
             state.tokens += sum(plan.rows.lengths[row] for row in batch)
             meter.add(loss)
-            if state.step % READ_EVERY == 0 or state.step == plan.steps:
+            if state.step % READ_EVERY == 0:
                 display.step(meter.read(state, plan, hardware))
             if state.step == plan.steps:
                 break
         if state.position == len(batches):
             state.epoch, state.position = state.epoch + 1, 0
         if state.step == plan.steps or state.epoch % config.eval_every == 0:
-            meter.read(state, plan, hardware)  # a broken loss is told before it is evaluated
+            display.step(meter.read(state, plan, hardware))  # a broken loss is told before it is evaluated
             evaluate(model, state, plan, len(batches), config, hardware, display)
             meter.start = time.perf_counter()
     if config.keep == "best" and state.best_weights:
