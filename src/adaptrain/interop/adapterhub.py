@@ -296,7 +296,11 @@ def _head(folder: Path, model: PreTrainedModel) -> Head | None:
     if not config:
         return None
     if config.get("head_type") != "classification" or config.get("use_pooler"):
-        kind = "a head over the pooler (use_pooler)" if config.get("use_pooler") else f"a head of type '{config.get('head_type')}'"
+        kind = (
+            "a head over the pooler (use_pooler)"
+            if config.get("use_pooler")
+            else f"a head of type '{config.get('head_type')}'"
+        )
         raise CheckpointError(f"{folder} has {kind}, which this version cannot read; load with with_head=False")
     labels = config.get("label2id")
     head = ClassificationHead(
