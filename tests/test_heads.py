@@ -304,3 +304,16 @@ def test_return_dict_may_be_given_with_a_head():
     model.add_classification_head("a")
     with torch.no_grad():
         assert torch.equal(model(**inputs, return_dict=True).logits, run(model, inputs))
+
+
+def test_a_deleted_head_is_gone():
+    model = adapted("bert")
+    model.add_classification_head("one")
+    model.add_classification_head("two")
+    model.delete_head("one")
+    assert model.active_head == "two"
+    model.delete_head("two")
+    assert model.active_head is None
+    assert run(model, batch("bert")).shape == (2, 7, 32)
+    with pytest.raises(AdapterNameError, match="no head 'two'"):
+        model.delete_head("two")

@@ -46,8 +46,7 @@ class Adapter(nn.Module):
             )
         build = config.build(points)
         self.units: dict[str, tuple[Unit, ...]] = {site: (unit,) for site, unit in build.units.items()}
-        self.shared: tuple[Shared, ...] = tuple(build.shared.values())
-        self.locations: dict[str, Shared] = dict(build.shared)
+        self.shared: dict[str, Shared] = dict(build.shared)
         self.tree = Branch()
         for place, module in (*build.units.items(), *build.shared.items()):
             _hang(self.tree, f"{place}.{config.method}", module)

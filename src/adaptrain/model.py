@@ -111,7 +111,7 @@ class AdaptedModel(WithHeads):
             self.sites.remove(adapter.name)
         adapter.to(self.base_model.device)
         adapter.train(self.training)
-        self.sites.add(adapter.name, adapter.config.method, adapter.units, adapter.shared)
+        self.sites.add(adapter.name, adapter.config.method, adapter.units, tuple(adapter.shared.values()))
         self.adapters[key_of(adapter.name)] = adapter
 
     def delete_adapter(self, name: str) -> None:
@@ -201,9 +201,9 @@ class AdaptedModel(WithHeads):
         if config.flat:
             raise UnsupportedError(f"'{name}' is flat already; there is nothing to eject")
         flat = Adapter(name, config.replace(flat=True), self.sites)
-        prefixes = {place: part for place, part in adapter.locations.items() if isinstance(part, Prefix)}
+        prefixes = {place: part for place, part in adapter.shared.items() if isinstance(part, Prefix)}
         for place, values in eject(prefixes).items():
-            target = flat.locations[place]
+            target = flat.shared[place]
             assert isinstance(target, Prefix)
             target.prefix.data.copy_(values)
             target.prefix.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))

@@ -52,7 +52,7 @@ class State:
     def weigh(self, wholes: Sequence[Self], weights: Sequence[float]) -> Self:
         """Σ weightᵢ · wholeᵢ over the tensors that methods change; what is true or false is the first's."""
 
-        def mean(key: str, _: Tensor) -> Tensor:
+        def mean(key: str) -> Tensor:
             tensors = [getattr(whole, key) for whole in wholes]
             if not tensors[0].is_floating_point():
                 return tensors[0]
@@ -68,10 +68,10 @@ class State:
         return [dataclasses.replace(self, **{k: piece[i] for k, piece in pieces.items()}) for i in range(len(sizes))]
 
     def _join(self, pieces: Sequence[Self], axis: int) -> Self:
-        return self._map(lambda key, _: torch.cat([getattr(piece, key) for piece in pieces], axis))
+        return self._map(lambda key: torch.cat([getattr(piece, key) for piece in pieces], axis))
 
-    def _map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
-        changed = {key: change(key, value) for key, value in self._tensors().items() if key not in self.carried}
+    def _map(self, change: Callable[[str], Tensor]) -> Self:
+        changed = {key: change(key) for key in self._tensors() if key not in self.carried}
         return dataclasses.replace(self, **changed)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoTokenizer
 
+from adaptrain.auto import AutoAdapterModel
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, listed
 from adaptrain.tasks.packages import package_folder
@@ -138,8 +139,6 @@ def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
         ModelError: the files are not readable, or of a model type that transformers does not know.
         UnsupportedError: adaptrain has no table for the model type.
     """
-    from adaptrain.auto import AutoAdapterModel
-
     attention = None if base.config.attention == "auto" else base.config.attention
     with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet():
         model = AutoAdapterModel.from_pretrained(
@@ -226,9 +225,3 @@ def quiet() -> Iterator[None]:
         hub_logging.set_verbosity(hub_level)
         if shown:
             logging.enable_progress_bar()
-
-
-def absolute_model(config: ModelConfig) -> Mapping[str, Any] | None:
-    """Where a local folder of a config is when read from another folder; None for packages and hub ids."""
-    folder = Path(config.name).expanduser()
-    return {"name": str(folder.absolute())} if folder.is_dir() else None
