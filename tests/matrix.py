@@ -19,15 +19,32 @@ from torch import Tensor, nn
 import adaptrain
 from adaptrain.architectures import architecture_of
 from adaptrain.methods import (
+    AdapterPlusConfig,
     BnConfig,
+    CompacterConfig,
+    CompacterPlusPlusConfig,
+    ConfigUnion,
+    DiReftConfig,
+    DoRAConfig,
     DoubleSeqBnConfig,
+    DoubleSeqBnInvConfig,
+    DvoRAConfig,
     FullConfig,
+    IA3Config,
     LoRAConfig,
+    LoReftConfig,
+    MAMConfig,
     MethodConfig,
+    MTLLoRAConfig,
     NoneConfig,
+    NoReftConfig,
     ParBnConfig,
     PrefixTuningConfig,
+    PromptTuningConfig,
     SeqBnConfig,
+    SeqBnInvConfig,
+    UniPELTConfig,
+    VeraConfig,
 )
 from adaptrain.model import AdaptedModel
 
@@ -37,6 +54,27 @@ METHODS: dict[str, MethodConfig] = {
         r=2, alpha=7, attn_matrices=("q", "k", "v"), intermediate_lora=True, output_lora=True
     ),
     "lora-bert-init": LoRAConfig(r=4, alpha=2, attn_matrices=("k",), init_weights="bert", leave_out=(0,)),
+    "lora-gated": LoRAConfig(r=2, alpha=5, use_gating=True, output_lora=True),
+    "lora-o-gate-words": LoRAConfig(
+        r={"0": 2, "default": 3},
+        alpha=5,
+        use_rslora=True,
+        attn_matrices=("o",),
+        gate_lora=True,
+        embeddings_lora=True,
+        intermediate_lora=True,
+    ),
+    "lora-targets": LoRAConfig(r=2, alpha=3, targets=("*.1.attention.*", "mlp.down")),
+    "pissa": LoRAConfig(r=2, alpha=3, init_weights="pissa"),
+    "dora": DoRAConfig(r=3, alpha=5, output_lora=True),
+    "vera": VeraConfig(r=4, alpha=6, attn_matrices=("q", "k", "v"), intermediate_lora=True),
+    "dvora": DvoRAConfig(r=4, alpha=6),
+    "ia3": IA3Config(),
+    "ia3-everywhere": IA3Config(attn_matrices=("q", "k", "v"), output_lora=True, alpha=1.5),
+    "mtl_lora": MTLLoRAConfig(r=3, alpha=5, n_up_projection=2, weights_sharpness=0.8),
+    "mtl_lora-linear": MTLLoRAConfig(
+        r=3, alpha=5, n_up_projection=3, task_specific_matrix_type="linear", weights_sharpness=1.5
+    ),
     "seq_bn": SeqBnConfig(reduction_factor=4),
     "double_seq_bn": DoubleSeqBnConfig(reduction_factor=4, cross_adapter=True),
     "par_bn": ParBnConfig(reduction_factor=4),
@@ -55,8 +93,33 @@ METHODS: dict[str, MethodConfig] = {
         scaling="channel",
         init_weights="houlsby",
     ),
+    "bn-gated": DoubleSeqBnConfig(reduction_factor=4, use_gating=True, cross_adapter=True),
+    "adapterplus": AdapterPlusConfig(reduction_factor=4),
+    "compacter": CompacterConfig(reduction_factor=4, phm_dim=2, phm_init_range=0.2),
+    "compacter++": CompacterPlusPlusConfig(reduction_factor=4, phm_dim=4, phm_rank=2, phm_init_range=0.2),
+    "phm-own": SeqBnConfig(
+        reduction_factor=4, phm_layer=True, phm_dim=2, shared_phm_rule=False, factorized_phm_W=False, phm_bias=False
+    ),
+    "phm-shared": DoubleSeqBnConfig(
+        reduction_factor=4, phm_layer=True, phm_dim=2, factorized_phm_rule=True, shared_W_phm=True, phm_init_range=0.3
+    ),
+    "seq_bn_inv": SeqBnInvConfig(reduction_factor=4),
+    "double_seq_bn_inv-glow": DoubleSeqBnInvConfig(reduction_factor=4, inv_adapter="glow"),
     "prefix_tuning": PrefixTuningConfig(prefix_length=3, bottleneck_size=8),
     "prefix_tuning_flat": PrefixTuningConfig(prefix_length=4, flat=True),
+    "prefix-gated": PrefixTuningConfig(prefix_length=3, flat=True, use_gating=True),
+    "prompt_tuning": PromptTuningConfig(prompt_length=3),
+    "prompt-after-bos": PromptTuningConfig(prompt_length=2, combine="prefix_after_bos"),
+    "loreft": LoReftConfig(r=2, suffix_positions=2),
+    "noreft": NoReftConfig(r=2, tied_weights=True, prefix_positions=2, suffix_positions=1, non_linearity="relu"),
+    "direft": DiReftConfig(r=2, layers=(1,), suffix_positions=1),
+    "union": ConfigUnion(IA3Config(), SeqBnConfig(reduction_factor=4), LoReftConfig(suffix_positions=1)),
+    "mam": MAMConfig(PrefixTuningConfig(prefix_length=3, bottleneck_size=8), ParBnConfig(reduction_factor=4)),
+    "unipelt": UniPELTConfig(
+        PrefixTuningConfig(prefix_length=3, bottleneck_size=8, use_gating=True),
+        SeqBnConfig(reduction_factor=4, use_gating=True),
+        LoRAConfig(r=2, alpha=5, use_gating=True),
+    ),
     "full": FullConfig(),
     "none": NoneConfig(),
 }

@@ -23,7 +23,7 @@ FLOORS = [
     ["composition", "state", "context", "files"],
     ["methods", "architectures"],
     ["sites", "points", "attention", "adapter"],
-    ["model", "prediction", "auto", "checkpoint", "heads", "interop"],
+    ["model", "prediction", "weights", "auto", "checkpoint", "heads", "interop"],
     ["training", "evaluation", "reporting", "tasks", "config"],
     ["cli", "__main__"],
 ]
@@ -123,10 +123,13 @@ def mentions(word: str) -> set[str]:
     return found
 
 
+SITES = {f"sites/{name}.py" for name in ("embedding", "hidden", "key_value", "live", "projection")}
+
+
 @pytest.mark.parametrize(
     ("word", "home"),
     [
-        ("register_forward", {"sites.py"}),
+        ("register_forward", SITES),
         ("register_full_backward", set()),
         ("AttentionInterface", {"attention.py"}),
         ("AttentionMaskInterface", {"attention.py"}),

@@ -20,10 +20,28 @@ archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 methods = pytest.mark.parametrize("method", METHODS)
 units = pytest.mark.parametrize("method", UNITS)
 
+STACK = r"(encoder|decoder)"
+LINEAR = r"\.(weight|bias)"
+PROJECTION = rf"{STACK}\.(\d+\.((cross_)?attention\.(query|key|value|output)|mlp\.(up|gate|down))|embeddings\.words)"
 CANONICAL = re.compile(
-    r"(encoder|decoder)\.\d+\.((cross_)?attention\.(query|key|value|output)|mlp\.(up|gate|down))\.lora\.[AB]"
-    r"|(encoder|decoder)\.\d+\.((cross_)?attention|mlp)\.bottleneck\.((down|up|norm_before|norm_after)\.(weight|bias)|scaling)"
-    r"|(encoder|decoder)\.(cross_)?attention\.prefix_tuning\.(prefix|embedding|(down|up)\.(weight|bias))"
+    "|".join(
+        [
+            rf"{PROJECTION}\.lora\.([AB]|gate{LINEAR})",
+            rf"{PROJECTION}\.dora\.[ABm]",
+            rf"{PROJECTION}\.dvora\.[dbm]",
+            rf"{PROJECTION}\.vera\.[db]",
+            rf"({PROJECTION}|{STACK}\.\d+\.mlp\.activation)\.ia3\.scale",
+            rf"{PROJECTION}\.mtl_lora\.(A|B|weights|values|task)",
+            rf"{STACK}\.\d+\.((cross_)?attention|mlp)\.bottleneck\.((down|up|norm_before|norm_after|gate){LINEAR}|scaling)",
+            rf"{STACK}\.\d+\.((cross_)?attention|mlp)\.bottleneck\.(down|up)\.(left|right|rule|rule_left|rule_right)",
+            r"phm\.bottleneck\.(rule|rule_left|rule_right|(down|up)_(left|right|weight))",
+            rf"{STACK}\.embeddings\.output\.bottleneck\.[FG]\.(down|up){LINEAR}",
+            rf"{STACK}\.(cross_)?attention\.prefix_tuning\.(prefix|embedding|(down|up){LINEAR})",
+            rf"{STACK}\.\d+\.(cross_)?attention\.key_value\.prefix_tuning\.gate{LINEAR}",
+            rf"{STACK}\.embeddings\.prompt\.prompt_tuning\.prompt",
+            rf"{STACK}\.\d+\.hidden\.reft\.(prefix|suffix)\.(source{LINEAR}|projection)",
+        ]
+    )
 )
 
 
@@ -101,19 +119,21 @@ def test_only_the_adapter_and_its_head_train(arch, method):
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained <= {name for name, _ in model.trainable_parameters()}
     own = {name for name in trained if name.startswith(("adapters.<a>.", "heads.<a>."))}
-    assert all(model.get_parameter(name).grad.abs().sum() > 0 for name in own)
+    idle = {name for name in own if model.get_parameter(name).grad.abs().sum() == 0}
+    assert all(".reft." in name for name in idle)  # what is edited behind the last layer, the head may not read
+    assert not own or idle < own
     assert {name for name in before if name.startswith(("adapters.<a>.", "heads.<a>."))} == own
     assert trained == own or config.trains_base
 
     torch.optim.SGD([parameter for _, parameter in model.trainable_parameters()], lr=0.5).step()
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert own <= changed
+    assert own - idle <= changed
     if config.trains_base:
         assert any(name.startswith("base_model.") for name in changed)
         assert not any(name.startswith(("adapters.<other>", "heads.<other>")) for name in changed)
     else:
-        assert changed == own
+        assert changed == own - idle
 
 
 @archs
@@ -230,6 +250,7 @@ def test_a_stack_of_loras_adds_their_deltas(arch):
     add(model, "a", config, seed=1)
     add(model, "b", config.replace(r=3, alpha=7.5), seed=2)
     add(model, "both", config.replace(r=5, alpha=12.5), seed=3)
+    model.double()
     one, other, both = (model.get_adapter(name).tensors() for name in ("a", "b", "both"))
     for key in both:
         both[key].copy_(torch.cat([one[key], other[key]], 0 if key.endswith("A") else 1))
@@ -237,7 +258,7 @@ def test_a_stack_of_loras_adds_their_deltas(arch):
     expected = run(model, inputs)
     for composition in (Stack("a", "b"), Stack("b", "a"), "stack(a, stack(b))"):
         model.set_active_adapters(composition)
-        assert gap(run(model, inputs), expected) < 1e-5
+        assert gap(run(model, inputs), expected) < 1e-9
 
 
 @archs
@@ -254,6 +275,8 @@ def test_a_stack_with_an_adapter_that_has_no_units_is_the_other(arch, method):
 @units
 def test_leave_out_is_an_adapter_without_those_layers(arch, method):
     config, inputs = UNITS[method], batch(arch)
+    if "leave_out" not in config.fields() or ("targets" in config.fields() and config.targets):
+        pytest.skip("the config has no leave_out")
     if "reduction_factor" in config.fields():
         config = config.replace(reduction_factor=4)
     if config.leave_out:

@@ -53,7 +53,10 @@ def test_a_later_target_token_never_changes_an_earlier_one_in_bart(method):
 @units
 def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
     """The second piece has several queries over a filled cache, and no mask says which keys they may see."""
-    model = adapted(arch, UNITS[method])
+    config = UNITS[method]
+    if any(getattr(member, "suffix_positions", 0) for member in config.members()):
+        pytest.skip("outside of generate() the end of the first piece is the end of a prompt")
+    model = adapted(arch, config)
     ids = batch(arch, (7, 7))["input_ids"]
     whole = run(model, {"input_ids": ids})
     with torch.no_grad():

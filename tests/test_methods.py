@@ -6,12 +6,13 @@ import dataclasses
 import inspect
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import adaptrain
-from adaptrain.errors import ConfigError, UnsupportedError
+from adaptrain.errors import ConfigError
 from adaptrain.methods import (
     BnConfig,
     DoubleSeqBnConfig,
@@ -36,7 +37,13 @@ from matrix import METHODS, adapted
 
 
 @pytest.mark.parametrize(
-    "config", [*METHODS.values(), *(make() for make in presets().values())], ids=lambda c: c.method
+    "config",
+    [
+        config
+        for config in [*METHODS.values(), *(make() for make in presets().values())]
+        if config.method != "union"  # tests/test_methods_union.py
+    ],
+    ids=lambda c: c.method,
 )
 def test_every_field_survives_json(config):
     values = json.loads(json.dumps(config.to_dict()))
@@ -71,8 +78,8 @@ def test_a_written_config_is_not_part_of_the_config():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, ["needs `method:`", "bottleneck, full, lora, none, prefix_tuning"]),
-        ({"method": "lorra"}, ["'lorra', did you mean 'lora'?", "bottleneck, full, lora"]),
+        ({}, ["needs `method:`", "bottleneck, dora, dvora, full, ia3, lora, mtl_lora, none, prefix_tuning"]),
+        ({"method": "lorra"}, ["'lorra', did you mean 'lora'?", "bottleneck, dora, dvora, full, ia3, lora"]),
         ({"method": "lora", "alpah": 3}, ["LoRAConfig", "'alpah', did you mean 'alpha'?", "dropout"]),
         ({"method": "lora", "rr": 1, "leave_aut": [1]}, ["'rr', did you mean 'r'?", "did you mean 'leave_out'?"]),
         ({"method": "full", "lr": 1}, ["FullConfig", "'lr'"]),
@@ -91,14 +98,14 @@ BN = {"mh_adapter": False, "output_adapter": True, "reduction_factor": 4, "non_l
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        (LoRAConfig, {"r": "8"}, "r is '8', which is not a whole number"),
+        (LoRAConfig, {"r": "8"}, "r is '8', which is not a whole number or a mapping"),
         (LoRAConfig, {"r": True}, "r is True, which is not a whole number"),
         (LoRAConfig, {"r": 8.0}, "r is 8.0, which is not a whole number"),
         (LoRAConfig, {"alpha": None}, "alpha is None, which is not a number"),
         (LoRAConfig, {"alpha": False}, "alpha is False, which is not a number"),
         (LoRAConfig, {"selfattn_lora": 1}, "selfattn_lora is 1, which is not true or false"),
         (LoRAConfig, {"attn_matrices": "qv"}, "attn_matrices is 'qv', which is not a list of one of q, k, v"),
-        (LoRAConfig, {"attn_matrices": ("q", "o")}, "attn_matrices is .*'o'.*one of q, k, v"),
+        (LoRAConfig, {"attn_matrices": ("q", "x")}, "attn_matrices is .*'x'.*one of q, k, v, o"),
         (LoRAConfig, {"init_weights": "Lora"}, "init_weights is 'Lora', which is not one of lora, bert"),
         (LoRAConfig, {"leave_out": (1.5,)}, "leave_out is .*a list of a whole number"),
         (BnConfig, BN | {"scaling": "lerned"}, "scaling is 'lerned', which is not a number or one of learned, channel"),
@@ -245,17 +252,12 @@ def test_config_strings(text, config):
         ("lora[rank=3]", "LoRAConfig.*'rank'"),
         ("lora[r=0]", "a rank is at least 1"),
         ("lorra", "'lorra', did you mean 'lora'"),
-        ("xyz", "'xyz'.*double_seq_bn, full, lora, none, par_bn"),
+        ("xyz", "'xyz'.*double_seq_bn.*, dvora, full, ia3, lora,.* none"),
     ],
 )
 def test_wrong_config_strings_are_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         config_from_string(text)
-
-
-def test_a_union_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match=r"'lora\|prefix_tuning' is a union"):
-        read_config("lora|prefix_tuning")
 
 
 def test_whatever_add_adapter_is_given():
@@ -266,10 +268,14 @@ def test_whatever_add_adapter_is_given():
 
 
 def test_the_registry_and_the_presets_are_complete():
-    assert set(methods()) == {"bottleneck", "full", "lora", "none", "prefix_tuning"}
-    assert set(presets()) == {
-        *("lora", "seq_bn", "double_seq_bn", "par_bn", "scaled_par_bn"),
-        *("prefix_tuning", "prefix_tuning_flat", "full", "none"),
+    family = {"lora", "dora", "vera", "dvora", "ia3", "mtl_lora"}
+    assert set(methods()) == family | {
+        *("bottleneck", "prefix_tuning", "prompt_tuning", "reft", "union", "full", "none"),
+    }
+    assert set(presets()) == family | {
+        *("seq_bn", "double_seq_bn", "par_bn", "scaled_par_bn", "seq_bn_inv", "double_seq_bn_inv"),
+        *("adapterplus", "compacter", "compacter++", "prefix_tuning", "prefix_tuning_flat", "prompt_tuning"),
+        *("loreft", "noreft", "direft", "mam", "unipelt", "full", "none"),
     }
     assert set(OLD_NAMES.values()) <= set(presets())
     assert [method_of(name) for name in ("seq_bn", "houlsby", "lora", "bottleneck")] == [
@@ -446,7 +452,7 @@ def test_dropout_falls_on_the_adapter_in_training_only():
 
     torch.manual_seed(0)
     x, y = torch.randn(50, 4, 8), torch.randn(50, 4, 6)
-    lora = LoRA(LoRAConfig(r=4, dropout=0.5), 8, 6)
+    lora = LoRA(LoRAConfig(r=4, dropout=0.5), SimpleNamespace(layer=0, in_features=8, out_features=6))
     torch.nn.init.normal_(lora.B)
     delta = (lora.eval()(ProjectionState(x, y)).y - y).sum()
     runs = torch.stack([(lora.train()(ProjectionState(x, y)).y - y).sum() for _ in range(300)])
@@ -454,7 +460,8 @@ def test_dropout_falls_on_the_adapter_in_training_only():
     assert (runs.mean() - delta).abs() < 4 * runs.std() / 300**0.5  # unbiased
 
     h = torch.randn(400, 3, 8)
-    unit = Bottleneck(SeqBnConfig(reduction_factor=2, stochastic_depth=0.25), 8, 4).train()
+    point = SimpleNamespace(layer=0, hidden_size=8, causal=False)
+    unit = Bottleneck(SeqBnConfig(reduction_factor=2, stochastic_depth=0.25), point, None).train()
     added = unit(SublayerState(h, h, None)).h - h
     skipped = (added.abs().amax((1, 2)) == 0).float().mean().item()  # whole rows at a time
     assert skipped == pytest.approx(0.25, abs=0.08)
@@ -469,7 +476,7 @@ def test_prefix_dropout_is_drawn_for_each_row():
 
     torch.manual_seed(0)
     config = PrefixTuningConfig(flat=True, prefix_length=4, dropout=0.5)
-    unit = PrefixUnit(Prefix(config, 1, 2, 8, 16), 0, config.dropout)
+    unit = PrefixUnit(config, Prefix(config, 1, 2, 8, 16), 0, SimpleNamespace(hidden_size=16, causal=False))
     state = AttentionState(torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8))
     dropped = unit.train()(state).keys[:, :, :4]
     assert not torch.equal(dropped[0], dropped[1])

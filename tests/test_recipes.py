@@ -12,7 +12,6 @@ import yaml
 from adaptrain.config.compose import compose
 from adaptrain.config.library import GROUPS, library
 from adaptrain.config.schema import TrainerConfig
-from adaptrain.methods import config_from_dict, presets
 
 BOOKS = library()
 RECIPES = BOOKS.choices("recipe")
@@ -47,6 +46,7 @@ def test_a_recipe_is_a_diff(name):
     assert set_by_recipe
     before, after = dataclasses.asdict(without.config), dataclasses.asdict(with_it.config)
     same = [key for key in set_by_recipe if _at(before, key) == _at(after, key) and key not in CITED]
+    same = [key for key in same if ".configs." not in key]  # a list is replaced as a whole
     assert not same
 
 
@@ -56,7 +56,9 @@ CITED = {"trainer.batch_size", "trainer.learning_rate", "trainer.epochs", "train
 
 def _at(values, dotted):
     for key in dotted.split("."):
-        values = values[key]
+        values = values[int(key)] if isinstance(values, list) else values.get(key)
+        if values is None:
+            return None
     return values
 
 
@@ -66,14 +68,6 @@ def test_every_choice_composes(group):
         run = compose([f"{group}={name}"])
         assert run.choices[group] == name
         assert file.read_text(encoding="utf-8").startswith("# "), f"{file} does not say what it is"
-
-
-@pytest.mark.parametrize("name", BOOKS.choices("adapter"))
-def test_an_adapter_file_is_its_preset_with_every_key_written_out(name):
-    values = yaml.safe_load(BOOKS.choices("adapter")[name].read_text(encoding="utf-8"))
-    config = config_from_dict(values)
-    assert config.to_dict() == presets()[name]().to_dict()
-    assert set(values) == {"method", *config.fields()}
 
 
 def test_the_default_trainer_has_every_key_with_its_default():
@@ -107,7 +101,3 @@ def test_nothing_that_ships_names_a_place_outside():
                 assert "../" not in text
                 assert "/home/" not in text
                 assert not [line for line in text.splitlines() if len(line) > 120]
-
-
-def test_every_preset_has_a_file():
-    assert set(presets()) == set(BOOKS.choices("adapter"))

@@ -22,13 +22,15 @@ POINTS = {
         *(f"attention.{role}" for role in QKVO),
         "mlp.up",
         "mlp.down",
+        "mlp.activation",
         "attention",
         "mlp",
+        "hidden",
         "attention.key_value",
     ],
     "llama": [
         *(f"attention.{role}" for role in QKVO),
-        *("mlp.gate", "mlp.up", "mlp.down", "attention", "mlp", "attention.key_value"),
+        *("mlp.gate", "mlp.up", "mlp.down", "mlp.activation", "attention", "mlp", "hidden", "attention.key_value"),
     ],
     "cross": [*(f"cross_attention.{role}" for role in QKVO), "cross_attention", "cross_attention.key_value"],
 }
@@ -45,6 +47,9 @@ def test_the_canonical_names_of_a_family(arch):
     expected = {
         f"{stack}.{layer}.{name}" for stack, names in STACKS[arch].items() for layer in (0, 1) for name in names
     }
+    for stack in STACKS[arch]:
+        here = ["words"] if (arch, stack) == ("bart", "decoder") else ["words", "output", "prompt"]
+        expected |= {f"{stack}.embeddings.{name}" for name in here}
     model = adapted(arch)
     assert {point.name for point in model.sites.points} == expected
     numbers = {point.name: point.layer for point in model.sites.points}

@@ -13,26 +13,44 @@ from adaptrain.version import __version__
 _WHERE = {
     "AdaptedModel": "model",
     "AdapterConfig": "methods",
+    "AdapterPlusConfig": "methods",
     "AdapterSetup": "context",
     "AutoAdapterModel": "auto",
     "Average": "composition",
     "BatchSplit": "composition",
     "BnConfig": "methods",
+    "CompacterConfig": "methods",
+    "CompacterPlusPlusConfig": "methods",
+    "ConfigUnion": "methods",
+    "DiReftConfig": "methods",
+    "DoRAConfig": "methods",
     "DoubleSeqBnConfig": "methods",
+    "DoubleSeqBnInvConfig": "methods",
+    "DvoRAConfig": "methods",
     "FullConfig": "methods",
     "Fuse": "composition",
     "HoulsbyConfig": "methods",
+    "IA3Config": "methods",
     "LoRAConfig": "methods",
+    "LoReftConfig": "methods",
+    "MAMConfig": "methods",
+    "MTLLoRAConfig": "methods",
     "MethodConfig": "methods",
+    "NoReftConfig": "methods",
     "NoneConfig": "methods",
     "ParBnConfig": "methods",
     "Parallel": "composition",
     "ParallelConfig": "methods",
     "PfeifferConfig": "methods",
     "PrefixTuningConfig": "methods",
+    "PromptTuningConfig": "methods",
+    "ReftConfig": "methods",
     "SeqBnConfig": "methods",
+    "SeqBnInvConfig": "methods",
     "Split": "composition",
     "Stack": "composition",
+    "UniPELTConfig": "methods",
+    "VeraConfig": "methods",
     "init": "model",
 }
 
@@ -59,17 +77,35 @@ if TYPE_CHECKING:
     from adaptrain.composition import Stack as Stack
     from adaptrain.context import AdapterSetup as AdapterSetup
     from adaptrain.methods import AdapterConfig as AdapterConfig
+    from adaptrain.methods import AdapterPlusConfig as AdapterPlusConfig
     from adaptrain.methods import BnConfig as BnConfig
+    from adaptrain.methods import CompacterConfig as CompacterConfig
+    from adaptrain.methods import CompacterPlusPlusConfig as CompacterPlusPlusConfig
+    from adaptrain.methods import ConfigUnion as ConfigUnion
+    from adaptrain.methods import DiReftConfig as DiReftConfig
+    from adaptrain.methods import DoRAConfig as DoRAConfig
     from adaptrain.methods import DoubleSeqBnConfig as DoubleSeqBnConfig
+    from adaptrain.methods import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
+    from adaptrain.methods import DvoRAConfig as DvoRAConfig
     from adaptrain.methods import FullConfig as FullConfig
     from adaptrain.methods import HoulsbyConfig as HoulsbyConfig
+    from adaptrain.methods import IA3Config as IA3Config
     from adaptrain.methods import LoRAConfig as LoRAConfig
+    from adaptrain.methods import LoReftConfig as LoReftConfig
+    from adaptrain.methods import MAMConfig as MAMConfig
     from adaptrain.methods import MethodConfig as MethodConfig
+    from adaptrain.methods import MTLLoRAConfig as MTLLoRAConfig
     from adaptrain.methods import NoneConfig as NoneConfig
+    from adaptrain.methods import NoReftConfig as NoReftConfig
     from adaptrain.methods import ParallelConfig as ParallelConfig
     from adaptrain.methods import ParBnConfig as ParBnConfig
     from adaptrain.methods import PfeifferConfig as PfeifferConfig
     from adaptrain.methods import PrefixTuningConfig as PrefixTuningConfig
+    from adaptrain.methods import PromptTuningConfig as PromptTuningConfig
+    from adaptrain.methods import ReftConfig as ReftConfig
     from adaptrain.methods import SeqBnConfig as SeqBnConfig
+    from adaptrain.methods import SeqBnInvConfig as SeqBnInvConfig
+    from adaptrain.methods import UniPELTConfig as UniPELTConfig
+    from adaptrain.methods import VeraConfig as VeraConfig
     from adaptrain.model import AdaptedModel as AdaptedModel
     from adaptrain.model import init as init

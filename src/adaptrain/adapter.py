@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from adaptrain.errors import AdapterNameError, CheckpointError, UnsupportedError, nearest
@@ -25,6 +26,11 @@ class Adapter(nn.Module):
         name: of the adapter.
         config: its method and hyperparameters.
         sites: of the model that it is made for.
+        fresh: whether its initial weights are wanted; not where others are about to be loaded.
+
+    Attributes:
+        units: site → the units there, in order.
+        shared: path in the tree → module that several units use.
 
     Raises:
         AdapterNameError: it cannot be a name.
@@ -32,24 +38,41 @@ class Adapter(nn.Module):
         ConfigError: a hyperparameter does not fit the model.
     """
 
-    def __init__(self, name: str, config: MethodConfig, sites: Sites) -> None:
+    def __init__(self, name: str, config: MethodConfig, sites: Sites, fresh: bool = True) -> None:
         super().__init__()
         check_name(name)
         self.name = name
         self.config = config
-        points = [point for point in sites.points if config.covers(point)]
+        points = config.choose(sites.points)
         if config.has_units and not points:
             model_type = sites.model.config.model_type
             raise UnsupportedError(
                 f"The adapter '{name}' ({config.method}) would have no unit in this {model_type}: its config covers "
                 "none of the model's points"
             )
-        build = config.build(points)
-        self.units: dict[str, tuple[Unit, ...]] = {site: (unit,) for site, unit in build.units.items()}
-        self.shared: dict[str, Shared] = dict(build.shared)
+        self.units: dict[str, tuple[Unit, ...]] = {}
+        self.shared: dict[str, Shared] = {}
         self.tree = Branch()
-        for place, module in (*build.units.items(), *build.shared.items()):
-            _hang(self.tree, f"{place}.{config.method}", module)
+        for member in config.members():
+            self._build(member, sites, fresh)
+
+    def _build(self, config: MethodConfig, sites: Sites, fresh: bool) -> None:
+        points = config.choose(sites.points)
+        with torch.random.fork_rng(devices=[], enabled=config.init_weights_seed is not None):
+            if config.init_weights_seed is not None:
+                torch.manual_seed(config.init_weights_seed)
+            build = config.build(points)
+            if fresh:
+                config.start(build, points)
+        for place, unit in build.units.items():
+            self.units[place] = (*self.units.get(place, ()), unit)
+            _hang(self.tree, f"{place}.{config.method}", unit)
+        for place, module in build.shared.items():
+            path = f"{place}.{config.method}"
+            while path in self.shared:  # a union's members of one method, apart by their layers
+                path += "+"
+            self.shared[path] = module
+            _hang(self.tree, path, module)
 
     def parameter_count(self) -> int:
         """Numbers that the adapter stores."""

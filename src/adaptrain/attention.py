@@ -84,11 +84,44 @@ def _attend(inner: str) -> Callable[..., Any]:
         if attention_mask is None and query.shape[2] > 1 and _causal(module, kwargs):
             mask = _causal_mask(query.shape[2], key.shape[2], state.keys.shape[2], query.device)
             state = replace(state, mask=additive(mask, query.dtype) if inner == "eager" else mask)
+        if state.gates is not None:
+            return _attend_gated(query, state, module.training, **kwargs), None
         if state.bias is not None:
             kwargs["position_bias"] = state.bias
         return delegate(module, query, state.keys, state.values, state.mask, **kwargs)
 
     return attend
+
+
+def _attend_gated(
+    query: Tensor,
+    state: AttentionState,
+    training: bool,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **rest: Any,
+) -> Tensor:
+    """Σ_j g_j softmax(g_j · q kⱼᵀ · scaling + bias + mask) vⱼ: no kernel of torch has a gate a query and key.
+
+    Returns:
+        (rows, queries, heads, head_dim).
+    """
+    if rest.get("s_aux") is not None:
+        raise UnsupportedError("gated prefixes do not go with attention sinks; use a prefix without use_gating")
+    assert state.gates is not None
+    times = query.shape[1] // state.keys.shape[1]  # grouped queries
+    keys, values = (part.repeat_interleave(times, 1) for part in (state.keys, state.values))
+    scores = query @ keys.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = scores * state.gates.to(scores.dtype)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    for part in (state.bias, state.mask):
+        if part is not None:
+            scores = scores + additive(part, scores.dtype)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, dropout, training) * state.gates.to(query.dtype)
+    return (weights @ values).transpose(1, 2).contiguous()
 
 
 def _causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:

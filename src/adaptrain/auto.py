@@ -30,36 +30,46 @@ class AutoAdapterModel:
             dtype: of the frozen base; float32 when None, so that results do not depend on how a file was saved.
 
         Raises:
-            ModelError: missing or unreadable.
+            ModelError: missing, unreadable or incomplete.
             UnsupportedError: no architecture for its model type.
         """
         given: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
         try:
-            base = AutoModel.from_pretrained(
+            base, found = AutoModel.from_pretrained(
                 str(name),
                 revision=revision or "main",
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
                 **_without_unused_pooler(name, revision, trust_remote_code),
                 **given,
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
+        if missing := sorted(found["missing_keys"]):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ModelError(
+                f"The base model '{name}' lacks weights, which would be random: {', '.join(missing[:3])}{more}; "
+                "use a complete checkpoint"
+            )
         return AdaptedModel(base)
 
     @staticmethod
     def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:
         """A base model with random weights."""
-        return AdaptedModel(AutoModel.from_config(config, **options))
+        return AdaptedModel(AutoModel.from_config(config, **_unused_pooler(config), **options))
 
 
 def _without_unused_pooler(name: str | Path, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    config = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=trust_remote_code)
+    return {} if trust_remote_code else _unused_pooler(config)
+
+
+def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:
     """Our heads read hidden states, so BERT's pooler would be dead weight, randomly initialised where a checkpoint
     has none."""
-    config = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=trust_remote_code)
-    poolers = {"bert", "roberta", "xlm-roberta", "mpnet"}
-    return {"add_pooling_layer": False} if config.model_type in poolers and not trust_remote_code else {}
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "mpnet") else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -169,7 +169,7 @@ def _make(folder: Path, name: str, config: MethodConfig, tensors: Mapping[str, T
     """An adapter with a folder's tensors; a name that cannot be one is the caller's mistake, all else the folder's."""
     check_name(name)
     try:
-        adapter = Adapter(name, config, sites)
+        adapter = Adapter(name, config, sites, fresh=False)
         adapter.load_tensors(tensors)
     except AdaptrainError as error:
         raise CheckpointError(f"{folder}: {error}") from None

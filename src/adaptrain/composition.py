@@ -204,6 +204,14 @@ def prune(tree: Composition, present: Callable[[str], bool]) -> Composition | No
     return _with_children(tree, [PASS if child is None else child for child in children])
 
 
+def mirror(tree: Composition) -> Composition:
+    """The composition that undoes what this one does: stacks in reverse order."""
+    if isinstance(tree, str):
+        return tree
+    children = [mirror(child) for child in tree.children]
+    return _with_children(tree, children[::-1] if isinstance(tree, Stack) else children)
+
+
 def _with_children(tree: Block, children: Sequence[Composition]) -> Block:
     copy = object.__new__(type(tree))
     for key, value in (tree.options() | {"children": tuple(children)}).items():

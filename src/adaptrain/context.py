@@ -10,9 +10,78 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from adaptrain.composition import Composition, parse
+
+
+@dataclass
+class Tokens:
+    """Which positions of one stack hold tokens in a forward; what follows from it is worked out once.
+
+    Attributes:
+        visible: (rows, past + positions) of booleans; None: all.
+        past: positions that the cache holds already.
+        prompt: how many of the positions the caller gave to `generate`, which goes on with its own; None: all.
+    """
+
+    visible: Tensor | None = None
+    past: int | Tensor = 0
+    prompt: int | None = None
+    _known: dict[str, Tensor] = field(default_factory=dict)
+
+    def mask(self, length: int) -> Tensor | None:
+        """Of the last `length` positions, (rows, length)."""
+        return None if self.visible is None else self.visible[:, -length:]
+
+    def from_start(self, h: Tensor) -> Tensor:
+        """Tokens before each of the positions of h, -1 at padding; (rows or 1, positions)."""
+        if "start" not in self._known:
+            here = torch.arange(h.shape[1], device=h.device) + self.past
+            before = here[None]
+            if self.visible is not None:
+                rank = (self.visible.cumsum(1) - 1).masked_fill(~self.visible, -1)
+                before = rank.index_select(1, here)
+            self._known["start"] = before
+        return self._known["start"]
+
+    def from_end(self, h: Tensor) -> Tensor:
+        """Tokens of the prompt after each of the positions of h, -1 elsewhere; (rows or 1, positions)."""
+        if "end" not in self._known:
+            seen = self.from_start(h) >= 0
+            if self.prompt is not None:
+                seen = seen & (torch.arange(h.shape[1], device=h.device) < self.prompt)
+            after = (seen.flip(1).cumsum(1).flip(1) - 1).masked_fill(~seen, -1)
+            decoding = torch.as_tensor(self.past, device=h.device) > 0  # what is decoded follows a prompt that is past
+            self._known["end"] = after.masked_fill(decoding, -1)
+        return self._known["end"]
+
+
+class Records:
+    """What units tell beside the outputs.
+
+    Attributes:
+        gates: adapter → layer → place → scores, (rows, gates).
+        fusions: fusion → layer → place → attentions, (rows, positions, adapters).
+        place: adapter, layer and place of the unit that is running.
+    """
+
+    def __init__(self) -> None:
+        self.gates: dict[str, dict[int, dict[str, Any]]] = {}
+        self.fusions: dict[str, dict[int, dict[str, Any]]] = {}
+        self.place: tuple[str, int, str] = ("", -1, "")
+
+    def gate(self, scores: Tensor) -> None:
+        """Keep the scores of the unit that is running; those of one place stand side by side."""
+        name, layer, place = self.place
+        here = self.gates.setdefault(name, {}).setdefault(layer, {})
+        found = scores.detach().float().cpu().numpy()
+        here[place] = np.concatenate([here[place], found], -1) if place in here else found
 
 
 class Forward:
@@ -24,11 +93,13 @@ class Forward:
         plan: site → the composition pruned to it.
         once: values that do not depend on the batch, by the shared module that computes them.
         taken: what sites took on the way in (residuals, queries) and have not yet consumed.
+        tokens: stack → which of its positions are tokens.
         depth: how many entry modules of the owner are running, one inside the other.
+        records: what the caller wants to be told beside the outputs, or None.
         before: the forward that was in force when this one began.
     """
 
-    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "taken")
+    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "records", "taken", "tokens")
 
     def __init__(self, owner: object, plan: Mapping[Any, Composition], entrance: object = None) -> None:
         self.owner = owner
@@ -36,7 +107,9 @@ class Forward:
         self.plan = plan
         self.once: dict[Any, Any] = {}
         self.taken: dict[Any, Any] = {}
+        self.tokens: dict[str, Tokens] = {}
         self.depth = 1
+        self.records = _local.records
         self.before = _local.forward
 
     @contextmanager
@@ -55,6 +128,8 @@ class _Local(threading.local):
         # in each thread's own dict, not on the class: compiled graphs guard on the former only
         self.forward: Forward | None = None
         self.setups: tuple[AdapterSetup, ...] = ()
+        self.records: Records | None = None
+        self.prompt: int | None = None
 
 
 _local = _Local()
@@ -83,6 +158,40 @@ class AdapterSetup:
 
     def __exit__(self, *_: object) -> None:
         _local.setups = _local.setups[:-1]
+
+
+@contextmanager
+def recording(records: Records | None) -> Iterator[None]:
+    """Let the forwards inside tell `records`."""
+    before = _local.records
+    _local.records = records
+    try:
+        yield
+    finally:
+        _local.records = before
+
+
+@contextmanager
+def generating(prompt: int) -> Iterator[None]:
+    """Say that the first `prompt` positions of the forwards inside are given, and that what follows is generated."""
+    before = _local.prompt
+    _local.prompt = prompt
+    try:
+        yield
+    finally:
+        _local.prompt = before
+
+
+def current_prompt() -> int | None:
+    """How many positions the prompt of the generation in force has; None outside one."""
+    return _local.prompt
+
+
+def record_gate(scores: Tensor) -> None:
+    """Keep a unit's gates, (rows, gates), where the caller of this forward has asked for them."""
+    forward = _local.forward
+    if forward is not None and forward.records is not None:
+        forward.records.gate(scores)
 
 
 def current_setup() -> AdapterSetup | None:

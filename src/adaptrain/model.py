@@ -15,16 +15,17 @@ from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import architecture_of
 from adaptrain.composition import Composition, names, parse
+from adaptrain.context import Records, current_setup, generating, recording
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
-from adaptrain.methods import MethodConfig, PrefixTuningConfig, read_config
-from adaptrain.methods.prefix import Prefix, eject
+from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
 from adaptrain.sites import Sites
+from adaptrain.weights import WithWeights
 
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads):
+class AdaptedModel(WithHeads, WithWeights):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
@@ -65,12 +66,35 @@ class AdaptedModel(WithHeads):
 
     # ---- running
 
-    def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        labels: Tensor | None = None,
+        output_adapter_gating_scores: bool = False,
+        output_adapter_fusion_attentions: bool = False,
+        **inputs: Any,
+    ) -> Any:
         """Run the base model under the active composition, and the active head on what it returns.
 
         Args:
             labels: given to the head; to the base model where no head is active.
+            output_adapter_gating_scores: also return `adapter_gating_scores`: adapter → layer → place → array
+                (rows, gates); -1 is the layer of what belongs to none.
+            output_adapter_fusion_attentions: also return `adapter_fusion_attentions`: fusion → layer → place → array
+                (rows, positions, adapters); empty where no fusion is active.
         """
+        if output_adapter_gating_scores or output_adapter_fusion_attentions:
+            records = Records()
+            with recording(records):
+                outputs = self.forward(*args, labels=labels, **inputs)
+            found = {"adapter_gating_scores": records.gates} if output_adapter_gating_scores else {}
+            if output_adapter_fusion_attentions:
+                found["adapter_fusion_attentions"] = records.fusions
+            if isinstance(outputs, tuple):
+                return (*outputs, *found.values())
+            for key, value in found.items():
+                setattr(outputs, key, value)
+            return outputs
         head = self.head_in_force()
         if head is None:
             given = inputs if labels is None else inputs | {"labels": labels}
@@ -79,6 +103,30 @@ class AdaptedModel(WithHeads):
         if self.architecture.pooling == "last":
             inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads
         return head(self.base_model(**inputs), inputs, labels)
+
+    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
+        """`generate` of the base model, under the active composition.
+
+        Raises:
+            UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for.
+        """
+        model: Any = self.base_model
+        if options.get("cache_implementation") == "static" and self._prompts():
+            raise UnsupportedError("A static cache has no room for a prompt; leave cache_implementation out")
+        given = [inputs, *(options.get(key) for key in ("input_ids", "inputs_embeds"))]
+        if len(self.architecture.stacks) > 1:  # the inputs are the encoder's; the decoder begins with its start token
+            given = [options.get("decoder_input_ids")]
+        text = next((each for each in given if each is not None), None)
+        with generating(1 if text is None else text.shape[1]):
+            return model.generate(inputs, **options)
+
+    def _prompts(self) -> bool:
+        """Whether the composition in force has a prompt."""
+        setup = current_setup()
+        chosen = names(self.sites.active if setup is None else setup.composition)
+        return any(
+            self.sites.by_name[site].point.kind == "prompt" for name in chosen for site in self.get_adapter(name).units
+        )
 
     # ---- adapters
 
@@ -107,6 +155,7 @@ class AdaptedModel(WithHeads):
             self.set_active_adapters(name)
 
     def _put(self, adapter: Adapter) -> None:
+        self._not_merged(adapter.name)
         if key_of(adapter.name) in self.adapters:
             self.sites.remove(adapter.name)
         adapter.to(self.base_model.device)
@@ -118,15 +167,20 @@ class AdaptedModel(WithHeads):
         """Remove an adapter; a head of its name stays (`delete_head`). The base model is what it was before.
 
         Raises:
-            AdapterNameError: no such adapter, or it is part of the active composition.
+            AdapterNameError: no such adapter, or it is part of the active composition, or merged.
         """
         self.get_adapter(name)
+        self._not_merged(name)
         if name in names(self.sites.active):
             if self.sites.active != name:
                 raise AdapterNameError(f"'{name}' is part of the active {self.sites.active}; activate another first")
             self.sites.active = None
         self.sites.remove(name)
         del self.adapters[key_of(name)]
+
+    def _not_merged(self, name: str) -> None:
+        if self.merged_adapter == name:
+            raise AdapterNameError(f"'{name}' is merged into the base model; call reset_adapter() first")
 
     def get_adapter(self, name: str) -> Adapter:
         """An adapter by its name.
@@ -157,7 +211,8 @@ class AdaptedModel(WithHeads):
     def set_active_adapters(self, composition: Any) -> None:
         """Activate a composition: a name, a block, an expression, a mapping, or None for the base model.
 
-        A head that bears the name of the last adapter becomes active too.
+        A merged adapter is taken out of the base weights first. A head that bears the name of the last adapter becomes
+        active too.
 
         Raises:
             CompositionError: it cannot be read, or names an adapter that the model does not have.
@@ -165,6 +220,7 @@ class AdaptedModel(WithHeads):
         """
         tree = parse(composition)
         self.sites.accept(tree)
+        self.sites.unmerge()
         self.sites.active = tree
         self.sites.forget()
         if tree is not None and key_of(names(tree)[-1]) in self.heads:
@@ -188,32 +244,19 @@ class AdaptedModel(WithHeads):
             parameter.requires_grad_(True)
         self.train()
 
-    def eject_prefix_tuning(self, name: str) -> None:
-        """Turn a reparameterised prefix into a flat one with the same outputs; its MLP is gone.
-
-        Raises:
-            UnsupportedError: the adapter is not prefix tuning, or flat already.
-        """
-        adapter = self.get_adapter(name)
-        config = adapter.config
-        if not isinstance(config, PrefixTuningConfig):
-            raise UnsupportedError(f"'{name}' is {config.method}; only prefix tuning can be ejected")
-        if config.flat:
-            raise UnsupportedError(f"'{name}' is flat already; there is nothing to eject")
-        flat = Adapter(name, config.replace(flat=True), self.sites)
-        prefixes = {place: part for place, part in adapter.shared.items() if isinstance(part, Prefix)}
-        for place, values in eject(prefixes).items():
-            target = flat.shared[place]
-            assert isinstance(target, Prefix)
-            target.prefix.data.copy_(values)
-            target.prefix.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))
-        self._put(flat)
-
     # ---- parameters
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name → parameter, of all that trains."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def rate(self, parameter: str) -> float:
+        """What a parameter's learning rate is multiplied with, by its name in `trainable_parameters` (LoRA+)."""
+        for key, adapter in self.adapters.items():
+            if parameter.startswith(f"adapters.{key}.tree."):
+                assert isinstance(adapter, Adapter)
+                return adapter.config.rate(parameter.removeprefix(f"adapters.{key}.tree."))
+        return 1.0
 
     def trainable_state(self) -> dict[str, Tensor]:
         """CPU copies of all that trains: what a best checkpoint keeps."""
@@ -274,6 +317,8 @@ class AdaptedModel(WithHeads):
         """Write an adapter to a folder, with the head of its name or the base model's own (`adaptrain.checkpoint`)."""
         head: Any = dict(self.heads.items()).get(key_of(adapter_name))
         adapter, folder = self.get_adapter(adapter_name), Path(save_directory)
+        if adapter.config.trains_base and self.merged_adapter is not None:
+            raise UnsupportedError(f"'{self.merged_adapter}' is merged into the base model that '{adapter_name}' saves")
         checkpoint.save(folder, adapter, head, self.base_model, self.identity, with_head)
 
     def load_adapter(

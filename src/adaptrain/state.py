@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -79,19 +79,43 @@ class State:
         return {key: value for key, value in values.items() if isinstance(value, Tensor)}
 
 
+class LinearMap(Protocol):
+    """The frozen map at a projection, read when it is needed: weight (out, in), bias (out) or None."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
 @dataclass(frozen=True)
 class ProjectionState(State):
-    """One linear map of the model, y = W x + b.
+    """One linear map of the model, y = W x + b. A word embedding is one too, of one-hot words.
 
     Attributes:
-        x: its input, (rows, positions, in_features).
+        x: its input, (rows, positions, in_features); whole numbers (rows, positions) where they are words.
         y: its output, (rows, positions, out_features); what methods change.
+        mask: which positions of x are tokens, (rows, positions) of booleans; None: all.
+        map: W and b.
     """
 
-    carried = frozenset({"x"})
+    carried = frozenset({"x", "mask"})
 
     x: Tensor
     y: Tensor
+    mask: Tensor | None = None
+    map: LinearMap | None = None
+
+
+@dataclass(frozen=True)
+class ActivationState(State):
+    """The inner activation of an MLP, the input of its last map.
+
+    Attributes:
+        h: (rows, positions, mlp width); what methods change.
+    """
+
+    h: Tensor
 
 
 @dataclass(frozen=True)
@@ -103,13 +127,58 @@ class SublayerState(State):
         h: output of the sublayer before the residual is added, (rows, positions, hidden); what methods change.
         residual: what the model will add, (rows, positions, hidden).
         norm: the norm that follows the addition, or None.
+        mask: which positions are tokens, (rows, positions) of booleans; None: all.
+        final: whether h stands for the sum and its norm already, so that the model's own are skipped.
     """
 
-    carried = frozenset({"residual"})
+    carried = frozenset({"residual", "mask"})
 
     h: Tensor
     residual: Tensor
     norm: Callable[[Tensor], Tensor] | None = None
+    mask: Tensor | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class LayerState(State):
+    """The hidden states that a layer returns.
+
+    Attributes:
+        h: (rows, positions, hidden); what methods change.
+        from_start: number of tokens of the row before this one, (rows or 1, positions); -1 where there is padding.
+        from_end: number of tokens of the row's prompt after this one; -1 at padding and at what has been generated.
+    """
+
+    carried = frozenset({"from_start", "from_end"})
+
+    h: Tensor
+    from_start: Tensor
+    from_end: Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddingState(State):
+    """The embeddings on their way into the first layer, and hidden states on their way into the output embedding.
+
+    Attributes:
+        h: (rows, positions, embedding size); what methods change.
+    """
+
+    h: Tensor
+
+
+@dataclass(frozen=True)
+class PromptState(State):
+    """Trained vectors that the model reads besides the words.
+
+    Attributes:
+        before: in front of the text, (rows, any number, embedding size).
+        after: behind the text's first token.
+    """
+
+    before: Tensor
+    after: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,14 +189,21 @@ class AttentionState(State):
         keys, values: (rows, key/value heads, positions, head size).
         mask: None (all visible), boolean (True is visible) or additive; (rows or 1, heads or 1, queries, positions).
         bias: position bias added to the scores, shaped as the mask, or None.
+        hidden: what the queries are made from, (rows, queries, hidden).
+        tokens: which queries are tokens, (rows, queries) of booleans; None: all.
+        gates: multiplies each query's scores and weights of each key, (rows, 1, queries, positions); None: one.
     """
 
     positions_axis = 2
+    carried = frozenset({"hidden", "tokens"})
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None = None
     bias: Tensor | None = None
+    hidden: Tensor | None = None
+    tokens: Tensor | None = None
+    gates: Tensor | None = None
 
     def join_rows(self, pieces: Sequence[AttentionState]) -> Self:  # type: ignore[override]
         """Pieces may have got prefixes of different lengths: shorter ones are filled on the left, out of sight."""
@@ -139,16 +215,29 @@ class AttentionState(State):
             if any(mask.dtype != torch.bool for mask in masks):
                 masks = [additive(mask, self.keys.dtype) for mask in masks]
             masks = [_rows(m, len(p.keys)) for m, p in zip(masks, grown, strict=True)]
+        gated = [piece for piece in grown if piece.gates is not None]
         return dataclasses.replace(
             self,
             keys=torch.cat([piece.keys for piece in grown]),
             values=torch.cat([piece.values for piece in grown]),
             mask=torch.cat(masks) if masks[0] is not None else None,
             bias=None if self.bias is None else torch.cat([_rows(p.bias, len(p.keys)) for p in grown]),
+            gates=torch.cat([piece.explicit_gates() for piece in grown]) if gated else None,
         )
 
-    def extend_left(self, length: int, visible: bool, keys: Tensor | None = None, values: Tensor | None = None) -> Self:
-        """Put `length` positions before the keys; zeros when no keys are given."""
+    def extend_left(
+        self,
+        length: int,
+        visible: bool,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> Self:
+        """Put `length` positions before the keys; zeros when no keys are given.
+
+        Args:
+            gates: of the new positions for each query, (rows, 1, queries, length); one when None.
+        """
         if length == 0:
             return self
         rows, heads, _, size = self.keys.shape
@@ -164,13 +253,24 @@ class AttentionState(State):
         bias = self.bias
         if bias is not None:
             bias = torch.cat([bias.new_zeros(*bias.shape[:-1], length), bias], -1)
+        if gates is not None or self.gates is not None:
+            old = self.explicit_gates()
+            gates = torch.cat([old.new_ones(*old.shape[:-1], length) if gates is None else gates, old], -1)
         return dataclasses.replace(
             self,
             keys=torch.cat([empty if keys is None else keys, self.keys], 2),
             values=torch.cat([empty if values is None else values, self.values], 2),
             mask=mask,
             bias=bias,
+            gates=gates,
         )
+
+    def explicit_gates(self) -> Tensor:
+        """The gates, or ones."""
+        if self.gates is not None:
+            return self.gates
+        assert self.hidden is not None
+        return self.keys.new_ones(len(self.keys), 1, self.hidden.shape[1], self.keys.shape[2])
 
     def explicit_mask(self) -> Tensor:
         """The mask, or one that shows everything."""

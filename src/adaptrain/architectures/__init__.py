@@ -4,6 +4,7 @@ from adaptrain.architectures import bart, bert, decoder, gpt2
 from adaptrain.architectures.base import (
     Architecture,
     Attention,
+    Embeddings,
     Projection,
     Stack,
     Sublayer,
@@ -15,6 +16,7 @@ from adaptrain.architectures.base import (
 __all__ = [
     "Architecture",
     "Attention",
+    "Embeddings",
     "Projection",
     "Stack",
     "Sublayer",

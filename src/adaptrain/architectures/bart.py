@@ -9,6 +9,7 @@ from dataclasses import replace
 from adaptrain.architectures.base import (
     Architecture,
     Attention,
+    Embeddings,
     Projection,
     Stack,
     Sublayer,
@@ -30,6 +31,9 @@ _ENCODER = Stack(
         "mlp": Sublayer(output="fc2", residual="fc1", norm="final_layer_norm"),
     },
     attentions={"attention": Attention("self_attn")},
+    embeddings=Embeddings(
+        "encoder.embed_tokens", output="encoder.layernorm_embedding", reader="encoder", prompt="words"
+    ),
 )
 
 _CROSS = Sublayer(output="encoder_attn", residual="encoder_attn", norm="encoder_attn_layer_norm")
@@ -48,6 +52,7 @@ BART = register_architecture(
                 projections={**_ENCODER.projections, **_attention("cross_attention", "encoder_attn")},
                 sublayers={**_ENCODER.sublayers, "cross_attention": _CROSS},
                 attentions={**_ENCODER.attentions, "cross_attention": Attention("encoder_attn")},
+                embeddings=Embeddings("decoder.embed_tokens", reader="decoder"),
             ),
         ),
     )

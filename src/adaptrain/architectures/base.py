@@ -62,6 +62,27 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Embeddings:
+    """Where a stack's hidden states begin. Paths are relative to the base model.
+
+    Attributes:
+        words: the lookup of word ids.
+        output: module whose output is the first hidden states, positions and norm included; None: not reached.
+        reader: the module that is given words and attention mask.
+        prompt: how a prompt comes in. `behind` the output module, so that it has no position; `words`: before the
+            looked-up words, where it takes positions; None: not at all.
+        end: module whose `last_hidden_state` loses the prompt's positions again; None where they stay, because a
+            decoder attends to them.
+    """
+
+    words: str
+    output: str | None = None
+    reader: str = ""
+    prompt: Literal["behind", "words"] | None = None
+    end: str | None = None
+
+
+@dataclass(frozen=True)
 class Stack:
     """A stack of equal layers.
 
@@ -71,6 +92,7 @@ class Stack:
         projections: canonical name (`attention.query`, `mlp.up`) → projection.
         sublayers: `attention`, `cross_attention`, `mlp` → sublayer.
         attentions: `attention`, `cross_attention` → attention.
+        embeddings: where its hidden states begin.
     """
 
     name: Literal["encoder", "decoder"]
@@ -78,6 +100,7 @@ class Stack:
     projections: Mapping[str, Projection]
     sublayers: Mapping[str, Sublayer]
     attentions: Mapping[str, Attention]
+    embeddings: Embeddings
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from adaptrain.architectures.base import (
     Architecture,
     Attention,
+    Embeddings,
     Projection,
     Stack,
     Sublayer,
     register_architecture,
 )
+
+_EMBEDDINGS = Embeddings("embeddings.word_embeddings", output="embeddings", prompt="behind", end="encoder")
 
 BERT = register_architecture(
     Architecture(
@@ -35,6 +38,7 @@ BERT = register_architecture(
                     "mlp": Sublayer(output="output.dropout", residual="output", argument=1, norm="output.LayerNorm"),
                 },
                 attentions={"attention": Attention("attention.self", head_size="attention_head_size")},
+                embeddings=_EMBEDDINGS,
             ),
         ),
     )
@@ -64,6 +68,7 @@ MPNET = register_architecture(
                 attentions={
                     "attention": Attention("attention.attn", head_size="attention_head_size", output="attention.attn.o")
                 },
+                embeddings=_EMBEDDINGS,
             ),
         ),
     )

@@ -3,6 +3,7 @@
 from adaptrain.architectures.base import (
     Architecture,
     Attention,
+    Embeddings,
     Projection,
     Stack,
     Sublayer,
@@ -32,6 +33,7 @@ LLAMA = register_architecture(
                     "mlp": Sublayer(output="mlp", residual="post_attention_layernorm"),
                 },
                 attentions={"attention": Attention("self_attn")},
+                embeddings=Embeddings("embed_tokens", output="embed_tokens", prompt="words", end=""),
             ),
         ),
     )

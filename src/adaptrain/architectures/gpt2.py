@@ -3,6 +3,7 @@
 from adaptrain.architectures.base import (
     Architecture,
     Attention,
+    Embeddings,
     Projection,
     Stack,
     Sublayer,
@@ -31,6 +32,7 @@ GPT2 = register_architecture(
                     "mlp": Sublayer(output="mlp", residual="ln_2"),
                 },
                 attentions={"attention": Attention("attn")},
+                embeddings=Embeddings("wte", output="drop", prompt="words", end=""),
             ),
         ),
     )

@@ -24,16 +24,21 @@ _COLUMNS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """List one kind, or all."""
+    """List one kind, or all; adapters with what they train on a chosen model."""
     found = split(arguments)
-    if found.overrides:
-        raise UsageError(f"adaptrain ls takes no overrides: {listed(found.overrides)}")
     wanted = []
     for word in found.paths:
         kind = word if word in KINDS else f"{word}s"
         if kind not in KINDS:
             raise UsageError(unknown("list of", word, KINDS, "The lists are"))
         wanted.append(kind)
+    if found.overrides:
+        if any(override.split("=")[0].split(".")[0] != "model" for override in found.overrides):
+            raise UsageError(f"adaptrain ls takes no overrides but model=NAME, for adapters: {listed(found.overrides)}")
+        if wanted != ["adapters"]:
+            raise UsageError(f"{listed(found.overrides)} is for one list: adaptrain ls adapters model=NAME")
+        _print_counts(found.overrides, library())
+        return 0
     books = library()
     for index, kind in enumerate(wanted or KINDS):
         if index:
@@ -54,6 +59,25 @@ def _print(kind: str, group: str, books: Library) -> None:
     heads = [group, *("hub id" if group == "model" else column for column in _COLUMNS[group]), "about"]
     places = ", ".join(str(folder) for folder in books.folders(group) if folder.is_dir())
     print_rows(heads, rows, title=f"{kind}{choose or '  adaptrain train recipe=NAME'}  ({places})", cut=True)
+
+
+def _print_counts(overrides: Sequence[str], books: Library) -> None:
+    """Every adapter, and how many numbers it trains on the model that the overrides choose."""
+    from adaptrain.config.compose import compose
+    from adaptrain.training.counts import parameter_counts
+
+    files = books.choices("adapter")
+    composed = {name: compose(["recipe=quickstart", f"adapter={name}", *overrides]).config for name in files}
+    model = next(iter(composed.values())).model
+    total, counts = parameter_counts(model, {name: config.adapter for name, config in composed.items()})
+    rows = []
+    for name, file in files.items():
+        values, about = read_head(file)
+        count = counts[name]
+        numbers = (f"{count:,}", f"{100 * count / total:.3f}") if isinstance(count, int) else ("-", "-")
+        rows.append([name, str(values.get("method", "")), *numbers, about if isinstance(count, int) else str(count)])
+    heads = ["adapter", "method", "trained", "% of base", "about"]
+    print_rows(heads, rows, title=f"adapters on {model.name}  ({total:,} parameters)", cut=True, right=(2, 3))
 
 
 def _whose(file: Path, name: str, books: Library) -> str:

@@ -23,10 +23,13 @@ def console() -> Console:
     return Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False, soft_wrap=not terminal)
 
 
-def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", cut: bool = False) -> None:
+def print_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", cut: bool = False, right: Sequence[int] = ()
+) -> None:
     """Print a small table.
 
     Args:
+        right: columns of numbers, which stand on the right.
         cut: end the last column at the edge of a terminal; elsewhere it is whole.
     """
     out = sys.stdout
@@ -35,7 +38,7 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
     widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
     edge = shutil.get_terminal_size().columns if cut and out.isatty() else None
     for number, row in enumerate((heads, *rows)):
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells = [f"{cell:{'>' if column in right else '<'}{widths[column]}}" for column, cell in enumerate(row)]
         line = _cut("  ".join(cells).rstrip(), edge)
         if number == 0:
             line = styled(line, "2", out)

@@ -102,7 +102,8 @@ Overrides:
             "what there is to choose from",
             """\
   adaptrain ls                          everything
-  adaptrain ls recipes                  with those of ./recipes""",
+  adaptrain ls recipes                  with those of ./recipes
+  adaptrain ls adapters model=minilm    and what each trains on that model""",
             "ls",
         ),
         Verb(

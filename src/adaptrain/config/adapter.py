@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from adaptrain.config.documents import Leaf, Tree, first_origin, plain
+from adaptrain.config.documents import Items, Leaf, Tree, first_origin, plain
 from adaptrain.config.keys import named
 from adaptrain.config.report import BAD, Report, fitted, origin_of
 from adaptrain.config.values import convert
@@ -15,6 +15,9 @@ from adaptrain.errors import AdaptrainError, ConfigError, listed, nearest
 
 if TYPE_CHECKING:
     from adaptrain.methods import MethodConfig
+
+_MEMBERS = "configs"
+"""The key of a union that holds its members, each a section of its own."""
 
 
 def check_adapter(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | None:
@@ -28,30 +31,51 @@ def check_adapter(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | 
     if isinstance(node, Leaf):
         report.add("adapter", node.origin, "is one value, but a section is due; choose one by adapter=NAME")
         return None
-    method = _method(node, report)
+    return _check(node, "adapter", report)
+
+
+def _check(node: Tree, prefix: str, report: Report) -> dict[str, Any] | None:
+    """One config: the section itself, or a member of a union."""
+    method = _method(node, prefix, report)
     if method is None:
         return None
     hints = {key: hint for key, hint in typing.get_type_hints(method).items() if key in method.fields()}
     before = len(report.problems)
-    values = _values(node, method, hints, report)
+    values = _values(node, method, hints, prefix, report)
     needed = [key for key, field in method.fields().items() if field.default is dataclasses.MISSING]
     missing = [key for key in needed if key not in values]
     for key in missing:
-        if f"adapter.{key}" not in report.bad:
-            report.add(f"adapter.{key}", origin_of(node, "method"), f"is missing; method {method.method} needs it")
+        if f"{prefix}.{key}" not in report.bad:
+            report.add(f"{prefix}.{key}", origin_of(node, "method"), f"is missing; method {method.method} needs it")
     if missing:
         return None
     try:
         complete = method.from_dict(values).to_dict()
     except AdaptrainError as error:
-        _impossible(error, node, method, hints, report)
+        _impossible(error, node, method, hints, prefix, report)
         return None
     if len(report.problems) > before:
         return None
-    return {key: _lists(convert(value, hints[key])) if key in hints else value for key, value in complete.items()}
+    return {
+        key: _lists(convert(value, hints[key])) if key in hints and key != _MEMBERS else value
+        for key, value in complete.items()
+    }
 
 
-def _method(node: Tree, report: Report) -> type[MethodConfig] | None:
+def _members(node: Tree | Leaf, dotted: str, report: Report) -> Any:
+    """A union's configs, each checked as the section itself is."""
+    if not isinstance(node, Items):
+        origin = first_origin(node)
+        report.add(dotted, origin, "is no list of sections; write one `- method: NAME` for each member")
+        return BAD
+    found = [_check(member, f"{dotted}.{index}", report) for index, member in node.items() if isinstance(member, dict)]
+    if None in found:
+        report.bad.add(dotted)
+        return BAD
+    return found
+
+
+def _method(node: Tree, prefix: str, report: Report) -> type[MethodConfig] | None:
     from adaptrain.methods import config_class, methods  # late: it imports torch
 
     name = plain(node["method"]) if "method" in node else None
@@ -60,35 +84,45 @@ def _method(node: Tree, report: Report) -> type[MethodConfig] | None:
     except ConfigError:
         said = f"is '{name}'{nearest(str(name), methods())}" if name is not None else "is missing"
         origin = origin_of(node, "method") or first_origin(node)
-        report.add("adapter.method", origin, f"{said}; the methods are: {listed(sorted(methods()))}")
+        report.add(f"{prefix}.method", origin, f"{said}; the methods are: {listed(sorted(methods()))}")
         return None
 
 
-def _values(node: Tree, method: type[MethodConfig], hints: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def _values(
+    node: Tree, method: type[MethodConfig], hints: Mapping[str, Any], prefix: str, report: Report
+) -> dict[str, Any]:
     """The keys that are right; the others are reported."""
     values = {}
     for key, value_node in node.items():
-        dotted = f"adapter.{key}"
+        dotted = f"{prefix}.{key}"
         if key == "method" or dotted in report.bad:
             continue
         if key not in hints:
             report.add(dotted, first_origin(value_node), _unknown(key, method.method, hints))
+        elif key == _MEMBERS:
+            if (members := _members(value_node, dotted, report)) is not BAD:
+                values[key] = members
         elif (value := fitted(value_node, hints[key], dotted, report)) is not BAD:
             values[key] = value
     return values
 
 
 def _impossible(
-    error: AdaptrainError, node: Tree, method: type[MethodConfig], hints: Mapping[str, Any], report: Report
+    error: AdaptrainError,
+    node: Tree,
+    method: type[MethodConfig],
+    hints: Mapping[str, Any],
+    prefix: str,
+    report: Report,
 ) -> None:
     """Report what the config class refuses. Its sentences begin with the class, and mostly the key."""
     for problem in getattr(error, "problems", [str(error)]):
         sentence = problem.removeprefix(f"{method.__name__}: ")
         key = sentence.split(" ", 1)[0].rstrip(",")
         if key not in hints:
-            report.add("adapter", origin_of(node, "method"), sentence)
-        elif f"adapter.{key}" not in report.bad:
-            report.add(f"adapter.{key}", origin_of(node, key), sentence.removeprefix(f"{key} "))
+            report.add(prefix, origin_of(node, "method"), sentence)
+        elif f"{prefix}.{key}" not in report.bad:
+            report.add(f"{prefix}.{key}", origin_of(node, key), sentence.removeprefix(f"{key} "))
 
 
 def _unknown(key: str, method: str, hints: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from adaptrain.config.defaults import stand_in, unknown_choice
-from adaptrain.config.documents import COMMAND_LINE, Leaf, Tree
+from adaptrain.config.documents import COMMAND_LINE, Items, Leaf, Tree
 from adaptrain.config.library import GROUPS, Library, is_path
 from adaptrain.errors import UsageError
 
@@ -124,4 +124,6 @@ def _choose(override: Override, argument: str, books: Library, found: Arguments)
 def _node(value: Any, text: str | None = None) -> Tree | Leaf:
     if isinstance(value, Mapping) and value:
         return {str(key): _node(item) for key, item in value.items()}
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and item for item in value):
+        return Items({str(index): _node(item) for index, item in enumerate(value)})
     return Leaf(value, COMMAND_LINE, None if isinstance(value, list | dict) else text)

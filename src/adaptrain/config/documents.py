@@ -45,6 +45,11 @@ class Leaf:
 Tree = dict[str, Union["Leaf", "Tree"]]
 
 
+class Items(dict[str, Union["Leaf", "Tree"]]):
+    """A list of sections, as a tree whose keys are 0, 1, …: each value inside knows its line, and the command line can
+    set one (`adapter.configs.0.r=4`)."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One YAML file.
@@ -144,16 +149,25 @@ def _mapping(node: yaml.Node, loader: _Loader, label: str, problems: list[str]) 
             continue
         if isinstance(value_node, yaml.MappingNode) and value_node.value:
             tree[str(key)] = _mapping(value_node, loader, label, problems)
+        elif isinstance(value_node, yaml.SequenceNode) and _holds_sections(value_node):
+            sections = (_mapping(entry, loader, label, problems) for entry in value_node.value)
+            tree[str(key)] = Items({str(index): section for index, section in enumerate(sections)})
         else:
             tree[str(key)] = Leaf(loader.construct_object(value_node, deep=True), Origin(label, line))
     return tree
 
 
+def _holds_sections(node: yaml.SequenceNode) -> bool:
+    return bool(node.value) and all(isinstance(entry, yaml.MappingNode) and entry.value for entry in node.value)
+
+
 def merge(base: Tree, over: Tree) -> None:
-    """Lay a tree over another, in place. A section that is left empty (`trainer:`) changes nothing."""
+    """Lay a tree over another, in place. A section that is left empty (`trainer:`) changes nothing; a list replaces."""
     for key, value in over.items():
         old = base.get(key)
-        if isinstance(value, dict):
+        if isinstance(value, Items):
+            base[key] = value
+        elif isinstance(value, dict):
             section: Tree = old if isinstance(old, dict) else {}
             merge(section, value)
             base[key] = section
@@ -163,6 +177,8 @@ def merge(base: Tree, over: Tree) -> None:
 
 def plain(tree: Tree | Leaf) -> Any:
     """The values alone."""
+    if isinstance(tree, Items):
+        return [plain(value) for value in tree.values()]
     return {key: plain(value) for key, value in tree.items()} if isinstance(tree, dict) else tree.value
 
 

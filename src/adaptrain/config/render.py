@@ -38,6 +38,12 @@ def _lines(values: Mapping[str, Any], prefix: str, run: Run) -> Iterator[tuple[s
         if isinstance(value, Mapping) and value:
             yield f"{indent}{_word(key)}:", ""
             yield from _lines(value, f"{dotted}.", run)
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            yield f"{indent}{_word(key)}:", ""
+            for index, item in enumerate(value):
+                (text, origin), *rest = _lines(item, f"{dotted}.{index}.", run)
+                yield f"{indent}  - {text.lstrip()}", origin
+                yield from rest
         else:
             yield f"{indent}{_word(key)}: {_word(value)}", str(run.origin(dotted))
 

@@ -63,9 +63,10 @@ def eject_prefix(path: Path, out: Path | None = None) -> EjectResult:
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"{path} holds no adapter: there is no {CONFIG}")
     adapter = read_adapter_config(path)
-    if not isinstance(adapter.config, PrefixTuningConfig):
+    prefixes = [config for config in adapter.config.members() if isinstance(config, PrefixTuningConfig)]
+    if not prefixes:
         raise UnsupportedError(f"{path} holds a {adapter.config.method} adapter; only prefix_tuning can be ejected")
-    if adapter.config.flat:
+    if all(config.flat for config in prefixes):
         raise UnsupportedError(f"{path} holds a flat prefix already; there is nothing to eject")
     target = path if out is None else Path(out)
     if out is not None and target.exists():

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from adaptrain.context import current_forward
-from adaptrain.errors import ConfigError, listed, unknown
+from adaptrain.errors import ConfigError, UnsupportedError, listed, unknown
+from adaptrain.state import LinearMap
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,16 +24,20 @@ class PointLike(Protocol):
     """What a method may know of a point in a model. Sites (floor 3) provide it.
 
     Attributes:
-        kind: `projection`, `sublayer` or `attention`.
+        kind: `projection`, `activation`, `sublayer`, `attention`, `layer`, `embedding` or `prompt`.
         hidden_size: of the model.
         stack: `encoder` or `decoder`.
-        layer: index of the layer over the whole model, encoder layers first (what `leave_out` counts).
-        sublayer: `attention`, `cross_attention` or `mlp`.
-        role: for a projection its name (`query`, `key`, `value`, `output`, `up`, `gate`, `down`), else empty.
+        layer: index of the layer over the whole model, encoder layers first (what `leave_out` counts); -1 for what
+            belongs to no layer.
+        sublayer: `attention`, `cross_attention`, `mlp` or `embeddings`; empty for a layer.
+        role: for a projection its name (`query`, `key`, `value`, `output`, `up`, `gate`, `down`, `words`), else empty.
         name: canonical name, `encoder.3.attention.query`.
-        in_features, out_features: sizes of a projection; both the hidden size at a sublayer.
+        in_features, out_features: sizes of a projection; at other points both are the width of what flows there.
         heads, head_dim: key/value heads of an attention and their size.
         encoder_decoder: whether the model has both stacks.
+        causal: whether a position sees only what came before it.
+        map: the frozen linear map of a projection, else None.
+        embed: at the prompt: the model's own embeddings of a text's words, (words, out_features).
     """
 
     @property
@@ -59,10 +64,27 @@ class PointLike(Protocol):
     def head_dim(self) -> int: ...
     @property
     def encoder_decoder(self) -> bool: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def map(self) -> LinearMap | None: ...
+    def embed(self, text: str) -> Tensor: ...
 
 
 class Unit(nn.Module):
     """A method's module at one site, for one adapter: takes a state, returns a state of the same kind."""
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The map's weight (out, in) and bias (out) with the unit worked into them, both float32.
+
+        Raises:
+            UnsupportedError: what the unit does depends on the input.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot be merged into a linear map")
+
+    def inverse(self, state: Any) -> Any:
+        """Undo `forward`, for the units of embeddings."""
+        raise UnsupportedError(f"{type(self).__name__} has no inverse")
 
 
 class Shared(nn.Module):
@@ -115,6 +137,9 @@ class MethodConfig:
     identity_at_start: ClassVar[bool] = False
     """Whether a fresh adapter leaves the model's output as it was, exactly."""
 
+    init_weights_seed: int | None = None
+    """Seed of the initial weights, drawn without touching the program's own generator; None draws from that one."""
+
     def __post_init__(self) -> None:
         for key in self.fields():  # what others can change is copied: lists as tuples, mappings as dicts
             value = getattr(self, key)
@@ -128,13 +153,33 @@ class MethodConfig:
         """Impossible values, a sentence each. Methods override it."""
         yield from ()
 
+    def members(self) -> tuple[MethodConfig, ...]:
+        """The configs that an adapter is built of: this one, or those of a union."""
+        return (self,)
+
     def covers(self, point: PointLike) -> bool:
         """Whether this adapter has a unit at the point."""
         raise NotImplementedError
 
+    def choose(self, points: Sequence[PointLike]) -> list[PointLike]:
+        """Those of a model's points that get a unit.
+
+        Raises:
+            ConfigError: the config names points that the model does not have.
+        """
+        return [point for point in points if self.covers(point)]
+
     def build(self, points: Sequence[PointLike]) -> Build:
         """Make the units for the covered points, freshly initialised, in float32 on the CPU."""
         raise NotImplementedError
+
+    def rate(self, parameter: str) -> float:
+        """What the learning rate of a parameter is multiplied with (LoRA+); `parameter` is its canonical name."""
+        return 1.0
+
+    def start(self, build: Build, points: Sequence[PointLike]) -> None:
+        """Set initial weights that need more than shapes: a text, the base model's weights. Not called for an adapter
+        whose weights are about to be loaded."""
 
     def error(self, problem: str) -> ConfigError:
         """An error that names this config's class."""
@@ -152,7 +197,10 @@ class MethodConfig:
 
     @classmethod
     def fields(cls) -> dict[str, dataclasses.Field[Any]]:
-        return {field.name: field for field in dataclasses.fields(cls)}
+        """Name → field; what all methods have comes last."""
+        own = {field.name: field for field in dataclasses.fields(cls)}
+        common = {field.name for field in dataclasses.fields(MethodConfig)}
+        return {key: own[key] for key in sorted(own, key=common.__contains__)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
 from adaptrain.methods.base import Build, MethodConfig, PointLike, Shared, Unit, register_method, register_preset
+from adaptrain.methods.gate import Gate
 from adaptrain.state import AttentionState
 
 
@@ -30,6 +31,9 @@ class PrefixTuningConfig(MethodConfig):
 
     or, with `flat`, P itself is the parameter. The last axis of P reads [layer, key | value, head, head_dim].
 
+    With `use_gating` each layer has UniPELT's gate (`methods.gate`), read from what the queries are made from: P^K and
+    P^V are multiplied by it. On causal models every query has a gate of its own, for its scores and weights of P.
+
     Source: Li & Liang 2021, *Prefix-Tuning*, section 4; the unpositioned form is the reference library's.
 
     Attributes:
@@ -39,7 +43,10 @@ class PrefixTuningConfig(MethodConfig):
         dropout: on P, drawn for each row.
         encoder_prefix, cross_prefix: encoder-decoders only: in the encoder's and in the cross-attention. The decoder's
             self-attention always has one.
+        use_gating: with a gate a layer.
+        shared_gating: one gate for keys and values; not to be split on causal models.
         leave_out: layers without a prefix, counted over the whole model.
+        as_adapterhub: gates as AdapterHub computes them, means over padding and later tokens too.
     """
 
     method: ClassVar[str] = "prefix_tuning"
@@ -51,7 +58,10 @@ class PrefixTuningConfig(MethodConfig):
     dropout: float = 0.0
     encoder_prefix: bool = True
     cross_prefix: bool = True
+    use_gating: bool = False
+    shared_gating: bool = True
     leave_out: tuple[int, ...] = ()
+    as_adapterhub: bool = False
 
     def problems(self) -> Iterator[str]:
         for key in ("prefix_length", "bottleneck_size"):
@@ -61,6 +71,8 @@ class PrefixTuningConfig(MethodConfig):
             yield f"dropout is {self.dropout}; it must lie in [0, 1)"
         if (problem := unknown_activation(self.non_linearity)) is not None:
             yield problem
+        if not self.shared_gating and not self.use_gating:
+            yield "shared_gating is for use_gating; leave it true without"
 
     def covers(self, point: PointLike) -> bool:
         if point.kind != "attention" or point.layer in self.leave_out:
@@ -80,7 +92,7 @@ class PrefixTuningConfig(MethodConfig):
                 raise self.error(f"the layers of {location} have key/value heads of different sizes")
             prefix = Prefix(self, len(members), first.heads, first.head_dim, first.hidden_size)
             shared[location] = prefix
-            units |= {point.name: PrefixUnit(prefix, index, self.dropout) for index, point in enumerate(members)}
+            units |= {point.name: PrefixUnit(self, prefix, index, point) for index, point in enumerate(members)}
         return Build(units, shared)
 
 
@@ -114,11 +126,19 @@ class Prefix(Shared):
 class PrefixUnit(Unit):
     """One layer's share of a location's prefix."""
 
-    def __init__(self, prefix: Prefix, index: int, dropout: float) -> None:
+    def __init__(self, config: PrefixTuningConfig, prefix: Prefix, index: int, point: PointLike) -> None:
         super().__init__()
         self._shared = (prefix,)  # in a tuple: the parameters belong to the location, not to this layer
         self.index = index
-        self.dropout = dropout
+        self.dropout = config.dropout
+        self.gate = None
+        if config.use_gating:
+            outputs = 1 if config.shared_gating else 2
+            self.gate = Gate(point.hidden_size, point.causal, config.as_adapterhub, outputs)
+            if self.gate.by_token and outputs == 2:
+                raise config.error(
+                    "shared_gating is false, but a causal model gates each query's view of the prefix as a whole"
+                )
 
     def forward(self, state: AttentionState) -> AttentionState:
         both = self._shared[0].current()[2 * self.index : 2 * self.index + 2].to(state.keys.dtype)
@@ -126,7 +146,16 @@ class PrefixUnit(Unit):
         keys, values = (
             F.dropout(part.expand(rows, -1, -1, -1), self.dropout, self.training) for part in both
         )  # (rows, heads, l, head_dim)
-        return state.extend_left(keys.shape[2], visible=True, keys=keys, values=values)
+        length = keys.shape[2]
+        if self.gate is None:
+            return state.extend_left(length, visible=True, keys=keys, values=values)
+        assert state.hidden is not None
+        gates = self.gate(state.hidden, state.tokens).to(keys.dtype)  # (rows, 1 or queries, gates)
+        if self.gate.by_token:
+            by_query = gates[:, None].expand(-1, -1, -1, length)  # (rows, 1, queries, l)
+            return state.extend_left(length, visible=True, keys=keys, values=values, gates=by_query)
+        of_keys, of_values = gates[..., :1, None], gates[..., -1:, None]  # (rows, 1, 1, 1)
+        return state.extend_left(length, visible=True, keys=keys * of_keys, values=values * of_values)
 
 
 def eject(tensors: Mapping[str, Prefix]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Config strings: `lora`, `lora[r=16]`, `seq_bn[reduction_factor=8,non_linearity="gelu"]`."""
+"""Config strings: `lora`, `lora[r=16]`, `seq_bn[reduction_factor=8,non_linearity="gelu"]`, `lora|prefix_tuning`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from adaptrain.errors import ConfigError, UnsupportedError, unknown
+from adaptrain.errors import ConfigError, unknown
 from adaptrain.methods.base import MethodConfig, config_from_dict, methods, presets
+from adaptrain.methods.union import ConfigUnion
 
 _PATTERN = re.compile(r"^\s*(?P<name>[\w+]+)\s*(?:\[(?P<options>.*)\])?\s*$", re.DOTALL)
 
-OLD_NAMES = {"pfeiffer": "seq_bn", "houlsby": "double_seq_bn", "parallel": "par_bn", "scaled_parallel": "scaled_par_bn"}
+OLD_NAMES = {
+    "pfeiffer": "seq_bn",
+    "houlsby": "double_seq_bn",
+    "parallel": "par_bn",
+    "scaled_parallel": "scaled_par_bn",
+    "pfeiffer+inv": "seq_bn_inv",
+    "houlsby+inv": "double_seq_bn_inv",
+}
 """Preset names of adapter-transformers v3."""
 
 
@@ -39,8 +47,9 @@ def config_from_string(text: str) -> MethodConfig:
     Raises:
         ConfigError: the grammar, the preset's name, a key or a value is wrong.
     """
-    if "|" in text:
-        raise UnsupportedError(f"{text!r} is a union of configs, which this version does not have yet; give one config")
+    parts = _parts(text)
+    if len(parts) > 1:
+        return ConfigUnion(*map(config_from_string, parts))
     match = _PATTERN.match(text)
     if match is None:
         raise ConfigError(f"{text!r} is not a config string; write name or name[key=value, …]")
@@ -49,6 +58,23 @@ def config_from_string(text: str) -> MethodConfig:
     if name not in known:
         raise ConfigError(unknown("preset", name, sorted(known), "The presets are"))
     return known[name]().replace(**_options(match["options"], text))
+
+
+def _parts(text: str) -> list[str]:
+    """What `|` separates; not inside of brackets or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "[]":
+            depth += 1 if letter == "[" else -1
+        elif letter == "|" and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += letter
+    return parts
 
 
 def _options(text: str | None, whole: str) -> dict[str, Any]:

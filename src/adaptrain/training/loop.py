@@ -186,8 +186,10 @@ class Meter:
             self.mean = sum(values) / len(values)
             self.speed = (state.tokens - self.tokens) / max(now - self.start, 1e-9)
             self.losses, self.start, self.tokens = [], now, state.tokens
-        rate = state.optimizer.param_groups[0]["lr"]
-        return Progress(state.step, plan.steps, self.mean, rate, self.speed, memory_used(hardware.device))
+        group = state.optimizer.param_groups[0]
+        return Progress(
+            state.step, plan.steps, self.mean, group["lr"] / group["rate"], self.speed, memory_used(hardware.device)
+        )
 
 
 def cures(config: TrainerConfig) -> str:
@@ -207,4 +209,4 @@ def _patience_is_lost(state: TrainState, config: TrainerConfig) -> bool:
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]

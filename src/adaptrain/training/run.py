@@ -144,7 +144,7 @@ def _train(run: Prepared, display: Display) -> TrainState:
     rank = run.hardware.accelerator.process_index
     if rank:  # dropout must differ between processes; everything else has been drawn by now
         torch.manual_seed(config.seed + rank)
-    state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer))
+    state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))
     metric = get_metric(config.task.metric)
     plan = Plan(
         rows=run.encoded["train"],

@@ -7,7 +7,7 @@ base (a state each) and fused sweeps need nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -119,18 +119,23 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> Iterable[tuple[str, Tenso
     return ((name.removeprefix(prefix), tensor) for name, tensor in tensors.items() if name.startswith(prefix))
 
 
-def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019). Biases, norms and other vectors do not decay."""
-    decaying, other = [], []
+def make_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: TrainerConfig, rate: Callable[[str], float] = lambda _: 1.0
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019). Biases, norms and other vectors do not decay.
+
+    Args:
+        rate: what a parameter's learning rate is multiplied with, by its name.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        (other if parameter.ndim < 2 or name.endswith("bias") else decaying).append(parameter)
-    groups = [
-        {"params": decaying, "weight_decay": config.weight_decay},
-        {"params": other, "weight_decay": 0.0},
-    ]
+        decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else config.weight_decay
+        groups.setdefault((decay, rate(name)), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
+        [
+            {"params": members, "weight_decay": decay, "lr": config.learning_rate * factor, "rate": factor}
+            for (decay, factor), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+        ],
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
     )

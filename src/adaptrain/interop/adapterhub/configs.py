@@ -1,0 +1,188 @@
+"""The library's configs in our terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adaptrain.errors import CheckpointError, listed, unknown
+from adaptrain.interop.adapterhub.families import Family
+from adaptrain.methods import BnConfig, MethodConfig, config_from_dict, config_from_string
+
+_OLD_PRESETS = ("pfeiffer", "houlsby", "pfeiffer+inv", "houlsby+inv")
+"""What adapter-transformers 1 wrote for a config that it knew by name."""
+
+_OLD_KEYS = {
+    "LN_before": "ln_before",
+    "LN_after": "ln_after",
+    "MH_Adapter": "mh_adapter",
+    "Output_Adapter": "output_adapter",
+}
+"""Keys of adapter-transformers 1. `attention_type` and `new_attention_norm` of the same version belong to its fusion
+layers."""
+
+_OLD_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
+"""What the names meant before files had a version."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a folder says around its config, and what in its tensors decides how the config is read.
+
+    Attributes:
+        family: of the model.
+        version: of the library: `adapters.1.3.0`, `3.2.1` (adapter-transformers), or None (before 2).
+        model_class: that the folder was saved from.
+        is_task: saved as a task adapter, when adapter-transformers 1 distinguished those from language adapters.
+        inverts: whether the file holds an invertible adapter.
+    """
+
+    family: Family
+    version: str | None
+    model_class: str
+    is_task: bool
+    inverts: bool
+
+    @property
+    def alpha_was_ignored(self) -> bool:
+        """`adapters` before 1.1 trained LoRA with a scaling of 1, whatever alpha said; adapter-transformers did not."""
+        return re.match(r"adapters\.(0\.|1\.0)", self.version or "") is not None
+
+    @property
+    def inverts_at_head(self) -> bool:
+        """Whether embeddings were changed back before the LM head: `adapters` does so in its flexible heads only."""
+        return not (self.version or "").startswith("adapters.") or self.model_class.endswith("AdapterModel")
+
+
+def convert_config(values: Any, origin: Origin) -> MethodConfig:
+    """The config of one of the library's folders.
+
+    `as_adapterhub` is set where our formula is another. A VeRA of the library has whole matrices where the paper has
+    diagonals: it is exactly a LoRA of the same rank and scaling, with A' = D A and B' = B_v B, and becomes one; a DvoRA
+    becomes a DoRA. `init_weights_seed` is left out: it would draw other numbers here.
+
+    Raises:
+        CheckpointError: a method or an option that cannot be computed as the library did.
+        ConfigError: unknown keys, or values that are impossible for us.
+    """
+    if isinstance(values, str):
+        if values not in _OLD_PRESETS:
+            raise CheckpointError(f"the config is the word '{values}'; as a word only {listed(_OLD_PRESETS)} are known")
+        if values == "pfeiffer" and origin.inverts:  # at first the name meant both, for adapters of a language
+            values = "pfeiffer+inv"
+        values = {key: value for key, value in config_from_string(values).to_dict().items() if key != "method"}
+    return config_from_dict(_converted(dict(values or {}), origin))
+
+
+def _converted(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    kind = values.pop("architecture", None)
+    values.pop("init_weights_seed", None)
+    if kind == "union":
+        return {"method": "union", "configs": [_converted(dict(member), origin) for member in values["configs"]]}
+    known = {
+        None: _bottleneck,
+        "lora": _lora,
+        "mtl_lora": _mtl_lora,
+        "prefix_tuning": _prefix_tuning,
+        "prompt_tuning": _prompt_tuning,
+        "reft": _reft,
+    }
+    if kind not in known:
+        raise CheckpointError(unknown("method of the library", str(kind), [*filter(None, known), "union"], "Known are"))
+    return known[kind](values, origin)
+
+
+def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    values = _renewed(values, origin)
+    if isinstance(values.get("scaling"), int):
+        values["scaling"] = float(values["scaling"])
+    if values.get("inv_adapter") == "glow":
+        raise CheckpointError("inv_adapter is 'glow', which the library cannot compute; there is nothing to reproduce")
+    if origin.is_task and not origin.inverts:  # adapter-transformers 1 wrote it down for task adapters, and made none
+        values["inv_adapter"] = None
+    if values.get("inv_adapter") is None:
+        values.pop("inv_adapter_reduction_factor", None)
+    else:
+        values["inv_adapter_at_head"] = origin.inverts_at_head
+    if not values.get("phm_layer", False):
+        defaults = BnConfig.fields()
+        ignored = re.compile(r"(shared_|factorized_)?phm_.*|learn_phm|shared_W_phm|factorized_phm_W|hypercomplex_.*")
+        values = {key: value for key, value in values.items() if not (ignored.fullmatch(key) and key in defaults)}
+    elif values.get("learn_phm") is False:
+        values["learn_phm"] = True  # the library's frozen rule is random numbers, and only the file has them
+    return values | {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
+
+
+def _renewed(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """The config of a bottleneck with the keys and names of `adapters` 1."""
+    for key in ("attention_type", "new_attention_norm"):
+        values.pop(key, None)
+    values = {_OLD_KEYS.get(key, key): value for key, value in values.items()}
+    if origin.version is None:
+        values["non_linearity"] = _OLD_ACTIVATIONS.get(values["non_linearity"], values["non_linearity"])
+    inverse = values.pop("invertible_adapter", None)
+    if isinstance(inverse, Mapping):
+        own = inverse.get("non_linearity", values["non_linearity"])
+        own = _OLD_ACTIVATIONS.get(own, own) if origin.version is None else own
+        if own != values["non_linearity"] and not (origin.is_task and not origin.inverts):
+            raise CheckpointError(
+                f"invertible_adapter has the activation '{own}' and the bottleneck '{values['non_linearity']}'; an "
+                "adapter has one for both here"
+            )
+        values["inv_adapter"] = inverse["block_type"]
+        values["inv_adapter_reduction_factor"] = inverse["reduction_factor"]
+    return values
+
+
+def _lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    family = origin.family
+    if origin.alpha_was_ignored:
+        values["alpha"] = values["r"]
+    if family.swapped_mlp:
+        up, down = values.pop("output_lora", False), values.pop("intermediate_lora", False)
+        values |= {"intermediate_lora": up, "output_lora": down}
+    scales, dora = values.get("composition_mode") == "scale", bool(values.get("use_dora"))
+    gated, up = bool(values.get("use_gating")), bool(values.get("intermediate_lora"))
+    if values.get("init_weights") == "vera":
+        values["init_weights"] = "lora"
+        values["vera_d"] = values["vera_b"] = None
+    if scales:
+        values["init_weights"] = "ia3"  # the library's other initial values leave no trace in a trained adapter
+        rest = set("qkv") - set(values["attn_matrices"])
+        if family.fused and values.get("selfattn_lora", True) and values["alpha"] != 1 and rest:
+            raise CheckpointError(
+                f"alpha is {values['alpha']} with composition_mode 'scale': where queries, keys and values come out of "
+                "one module, the library multiplies all of them with it, adapted or not"
+            )
+    method = "ia3" if scales else "dora" if dora else "lora"
+    return values | {"method": method, "as_adapterhub": gated or dora or (scales and up)}
+
+
+def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    return _lora(values, origin) | {"method": "mtl_lora"}
+
+
+def _prefix_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    gated = bool(values.get("use_gating"))
+    if not gated:
+        values.pop("shared_gating", None)
+    return values | {"method": "prefix_tuning", "as_adapterhub": gated}
+
+
+def _prompt_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    return values | {"method": "prompt_tuning", "as_adapterhub": True}
+
+
+def _reft(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """Whether R h is subtracted is not among what the library saves: a DiReFT's file is a NoReFT's.
+
+    With orthogonality it always is in the library's presets. Without, the file must say so itself.
+    """
+    if not values.get("orthogonality") and "subtract_projection" not in values:
+        raise CheckpointError(
+            "the library writes NoReFT and DiReFT alike, so this file can be either; say which by adding to its config "
+            '"subtract_projection": true (NoReFT) or "subtract_projection": false (DiReFT)'
+        )
+    return values | {"method": "reft"}

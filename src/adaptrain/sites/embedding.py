@@ -1,0 +1,227 @@
+"""Embeddings: changed on their way into the first layer and back before the output embedding; and prompts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptrain.composition import evaluate as evaluate_tree
+from adaptrain.composition import mirror, names
+from adaptrain.context import Forward, current_forward
+from adaptrain.errors import UnsupportedError
+from adaptrain.points import Point
+from adaptrain.sites.base import Handle, Site, first_of, with_first
+from adaptrain.state import EmbeddingState, PromptState
+
+
+class EmbeddingSite(Site):
+    """The first hidden states. What is done to them is undone before the model's output embedding, in reverse order.
+
+    Args:
+        output: module whose output they are.
+        head: the model's output embedding; None where it has none.
+    """
+
+    def __init__(self, point: Point, output: nn.Module, head: nn.Module | None) -> None:
+        super().__init__(point)
+        self.output, self.head = output, head
+
+    def hook(self) -> Iterator[Handle]:
+        yield self.output.register_forward_hook(self._out)
+        if self.head is not None:
+            yield self.head.register_forward_pre_hook(self._before_head)
+
+    def _out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        here = self.in_force()
+        return None if here is None else with_first(output, self.run(here[1], EmbeddingState(first_of(output))).h)
+
+    def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        here = self.in_force()
+        if here is None:
+            return None
+        state = evaluate_tree(mirror(here[1]), EmbeddingState(args[0]), self._undo, self._no_fusion)
+        return (state.h, *args[1:])
+
+    def _undo(self, name: str, state: EmbeddingState) -> EmbeddingState:
+        for unit in reversed(self.units[name]):
+            state = unit.inverse(state)
+        return state
+
+    def _no_fusion(self, *_: Any) -> Any:
+        raise UnsupportedError("embeddings cannot be fused")  # refused at activation
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one forward reads besides the words.
+
+    It stands beside the row's first token, not at the row's edge: padding between the two would count in a sliding
+    window.
+
+    Attributes:
+        before, after: in front of the text and behind its first token, (rows, any number, embedding size).
+        first: index of each row's first token, (rows, 1).
+        keep: whether the outputs keep the prompt's positions.
+    """
+
+    before: Tensor
+    after: Tensor
+    first: Tensor
+    keep: bool
+
+    @property
+    def length(self) -> int:
+        return self.before.shape[1] + self.after.shape[1]
+
+    def insert(self, text: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """(rows, positions, …) with what belongs to the prompt's positions put in."""
+        p, q = before.shape[1], after.shape[1]
+        here = torch.arange(p + q + text.shape[1], device=text.device)[None]
+        since = here - self.first
+        # where each position comes from, in the prompt's two parts and the text one after the other
+        source = torch.where(since < 0, here + p + q, since)
+        source = torch.where(since == p, self.first + p + q, source)
+        source = torch.where((since > p) & (since <= p + q), since - 1, source)
+        source = torch.where(since > p + q, here, source)
+        return _rows_of(torch.cat([before, after, text], 1), source)
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """(rows, positions, …) without the prompt's positions."""
+        return _rows_of(whole, self._moved(whole.shape[1] - self.length, whole.device))
+
+    def _moved(self, length: int, device: torch.device) -> Tensor:
+        """Where the text's positions are, (rows, length)."""
+        here = torch.arange(length, device=device)[None]
+        return here + self.before.shape[1] * (here >= self.first) + self.after.shape[1] * (here > self.first)
+
+    def see(self, mask: Tensor) -> Tensor:
+        """An attention mask (rows, positions) with the prompt in sight."""
+        before, after = (mask.new_ones(len(mask), part.shape[1]) for part in (self.before, self.after))
+        return self.insert(mask, before, after)
+
+    def move(self, positions: Tensor, past: bool) -> Tensor:
+        """Position ids of the text, (rows or 1, positions), with the prompt's.
+
+        Args:
+            past: whether the prompt is in the cache already.
+        """
+        if past:
+            return positions + self.length
+        p, q = self.before.shape[1], self.after.shape[1]
+        positions = positions.expand(len(self.before), -1)
+        begin = positions.gather(1, self.first)
+        before = begin + torch.arange(p, device=positions.device)
+        after = begin + p + 1 + torch.arange(q, device=positions.device)
+        here = torch.arange(positions.shape[1], device=positions.device)
+        return self.insert(positions + self._moved(positions.shape[1], positions.device) - here, before, after)
+
+
+class PromptSite(Site):
+    """Trained vectors that the model reads besides the words.
+
+    Behind an embedding module they have no position, as in BERT; before the looked-up words of a decoder they take
+    positions and stay in its cache. Masks and positions are widened where the forward begins, so that everything below
+    sees one length.
+
+    Args:
+        words: the lookup of word ids.
+        output: the module behind which the prompt comes in; None where it comes in before the looked-up words.
+        reader: the module that is given words and mask.
+        end: module whose hidden states lose the prompt's positions again; None where they stay.
+    """
+
+    def __init__(
+        self, point: Point, words: nn.Module, output: nn.Module | None, reader: nn.Module, end: nn.Module | None
+    ) -> None:
+        super().__init__(point)
+        self.words, self.output, self.reader, self.end = words, output, reader, end
+        self.inputs = tuple(inspect.signature(reader.forward).parameters)
+
+    def hook(self) -> Iterator[Handle]:
+        if self.output is not None:
+            yield self.output.register_forward_hook(self._behind)
+        else:
+            yield self.reader.register_forward_pre_hook(self._instead_of_words, with_kwargs=True)
+        if self.end is not None:
+            yield self.end.register_forward_hook(self._cut)
+
+    def widen(self, forward: Forward, named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a forward with masks and positions widened for the prompt.
+
+        Raises:
+            UnsupportedError: a mask that is not one number a position, or token types of a decoder.
+        """
+        tree = forward.plan[self]
+        mask, past = named.get("attention_mask"), forward.tokens[self.point.stack].past
+        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), mask)
+        if text is None:
+            return named  # a decoder alone, over an encoder that has run
+        if mask is not None and mask.dim() != 2:
+            raise UnsupportedError("Prompt tuning needs an attention mask of one number a position (rows, positions)")
+        if self.output is None and named.get("token_type_ids") is not None:
+            raise UnsupportedError("Prompt tuning of a decoder cannot take token_type_ids; leave them out")
+        weight: Any = self.words.weight
+        empty = weight.new_zeros(len(text), 0, self.point.out_features)
+        state = self.run(tree, PromptState(empty, empty))
+        first = torch.zeros(len(text), 1, dtype=torch.long, device=text.device)
+        if mask is not None:
+            first = mask.long().argmax(1, keepdim=True)
+        keep = any(getattr(unit, "keep", False) for name in names(tree) for unit in self.units.get(name, ()))
+        prompt = Prompt(state.before.to(weight.dtype), state.after.to(weight.dtype), first, keep)
+        if mask is None and self.output is not None:
+            mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+        decoding = not isinstance(past, int) or past > 0
+        named = dict(named)
+        if mask is not None:
+            named["attention_mask"] = prompt.see(mask)
+        if self.output is None and named.get("position_ids") is not None:
+            named["position_ids"] = prompt.move(named["position_ids"], decoding)
+        if not decoding:
+            forward.taken[self] = prompt
+        tokens = forward.tokens[self.point.stack]
+        if tokens.prompt is not None:
+            tokens.prompt += prompt.length
+        return named
+
+    def _prompt(self) -> Prompt | None:
+        forward = current_forward()
+        return None if forward is None else forward.taken.get(self)
+
+    def _behind(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        prompt = self._prompt()
+        if prompt is None:
+            return None
+        return prompt.insert(output, prompt.before.to(output.dtype), prompt.after.to(output.dtype))
+
+    def _instead_of_words(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        prompt = self._prompt()
+        if prompt is None:
+            return None
+        named = dict(zip(self.inputs, args, strict=False)) | kwargs
+        words = self.words(named["input_ids"]) if named.get("inputs_embeds") is None else named["inputs_embeds"]
+        embeds = prompt.insert(words, prompt.before.to(words.dtype), prompt.after.to(words.dtype))
+        return (), named | {"input_ids": None, "inputs_embeds": embeds}
+
+    def _cut(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        prompt = self._prompt()
+        if prompt is None or prompt.keep:
+            return None
+        if isinstance(output, tuple):
+            return with_first(output, prompt.cut(output[0]))
+        output["last_hidden_state"] = prompt.cut(output["last_hidden_state"])
+        return output
+
+
+def _rows_of(whole: Tensor, source: Tensor) -> Tensor:
+    """whole[row, source[row, i]] for (rows, positions, …) and (rows or 1, positions)."""
+    source = source.expand(len(whole), -1)
+    if whole.dim() == 2:
+        return whole.gather(1, source)
+    return whole.gather(1, source.unsqueeze(-1).expand(-1, -1, whole.shape[-1]))

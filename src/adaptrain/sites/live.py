@@ -1,0 +1,246 @@
+"""All sites of one live model, and the forwards that go through them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adaptrain import attention
+from adaptrain.architectures import Architecture
+from adaptrain.composition import Composition, Stack, blocks, check, names, prune
+from adaptrain.context import Forward, Tokens, current_forward, current_prompt, current_setup, enter, leave
+from adaptrain.errors import UnsupportedError, listed
+from adaptrain.methods import Shared, Unit
+from adaptrain.points import Point, entrances
+from adaptrain.sites.base import Handle, Site
+from adaptrain.sites.embedding import PromptSite
+from adaptrain.sites.find import find
+from adaptrain.sites.key_value import AttentionSite
+from adaptrain.sites.merging import Merged
+
+
+class Sites:
+    """All sites of one live model: finds them, keeps their hooks, and opens a forward at the model's entrances.
+
+    Args:
+        model: any transformers model.
+        architecture: the table of its family.
+
+    Attributes:
+        active: the composition in force where no `AdapterSetup` is.
+        methods: adapter name → its method.
+        shared: adapter name → its shared modules.
+        by_name: canonical name → site.
+        merged: the adapter that has been worked into the base weights, or None.
+
+    Raises:
+        UnsupportedError: a path of the table is not in the model; names layer, path and nearest module.
+    """
+
+    def __init__(self, model: PreTrainedModel, architecture: Architecture) -> None:
+        self.model = model
+        self.architecture = architecture
+        self.active: Composition | None = None
+        self.methods: dict[str, str] = {}
+        self.shared: dict[str, tuple[Shared, ...]] = {}
+        self.by_name = {site.point.name: site for site in find(model, architecture)}
+        self.merged: Merged | None = None
+        self._inputs = {module: tuple(inspect.signature(module.forward).parameters) for module in entrances(self.model)}
+        self._plans: dict[Composition, dict[Site, Composition]] = {}
+        self._handles: list[Handle] = []
+        self.refresh()
+
+    @property
+    def points(self) -> list[Point]:
+        return [site.point for site in self.by_name.values()]
+
+    def add(self, name: str, method: str, units: Mapping[str, tuple[Unit, ...]], shared: tuple[Shared, ...]) -> None:
+        """Give an adapter its units.
+
+        Raises:
+            UnsupportedError: the model's attention cannot be reached; nothing has been changed then.
+        """
+        if any(isinstance(self.by_name[site], AttentionSite) for site in units):
+            attention.install(self.model)
+        for site, here in units.items():
+            self.by_name[site].units[name] = here
+        self.methods[name], self.shared[name] = method, shared
+        self.refresh()
+
+    def remove(self, name: str) -> None:
+        """Take an adapter's units away."""
+        for site in self.by_name.values():
+            site.units.pop(name, None)
+        del self.methods[name], self.shared[name]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Hooks where units are, none where none are; plans are made anew."""
+        for handle in self._handles:
+            handle.remove()
+        self._plans.clear()
+        used = [site for site in self.by_name.values() if site.units]
+        self._attended = any(isinstance(site, AttentionSite) for site in used)
+        if not self._attended:
+            attention.uninstall(self.model)
+        self.forget()
+        # a forward begins before anything acts in it, and ends after
+        begin = [module.register_forward_pre_hook(self._enter, with_kwargs=True) for module in self._inputs]
+        act = [handle for site in used for handle in site.hook()]
+        end = [module.register_forward_hook(self._leave, always_call=True) for module in self._inputs]
+        self._handles = [*begin, *act, *end]
+
+    def accept(self, tree: Composition | None) -> None:
+        """Refuse a composition that this model cannot run.
+
+        Raises:
+            CompositionError: it names an adapter that the model does not have.
+            UnsupportedError: a block that this version does not run; names block, methods and model.
+        """
+        check(tree, list(self.methods))
+        for block in blocks(tree):
+            if not isinstance(block, Stack):
+                methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
+                raise UnsupportedError(
+                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
+                    "version runs a single adapter or a Stack"
+                )
+
+    def forget(self) -> None:
+        """End what an interrupt has left open in this thread; torch runs no hook after one."""
+        forward = current_forward()
+        if forward is not None and forward.owner is self:
+            leave(forward)
+
+    def plan(self, tree: Composition | None) -> Mapping[Site, Composition]:
+        """The composition pruned to every site, made once."""
+        if tree is None:
+            return {}
+        if tree not in self._plans:
+            pruned = {site: prune(tree, site.units.__contains__) for site in self.by_name.values()}
+            self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
+        return self._plans[tree]
+
+    def merge(self, name: str) -> None:
+        """Work an adapter into the base weights; no composition is active then.
+
+        Raises:
+            UnsupportedError: it cannot be merged; the weights are what they were.
+        """
+        merged = Merged(name, self.active)
+        merged.work_in(self.by_name.values(), self.model)
+        self.merged, self.active = merged, None
+        self.forget()
+
+    def unmerge(self) -> None:
+        """Give the base its weights back, and the composition that was active."""
+        if self.merged is not None:
+            self.merged.undo()
+            self.merged, self.active = None, self.merged.active
+            self.forget()
+
+    def begin(self, tree: Composition | None, entrance: nn.Module, named: Mapping[str, Any]) -> Forward:
+        """A forward with this composition, its tokens known and its shared values computed."""
+        if self._attended:
+            attention.install(self.model)  # somebody else may have chosen another implementation since
+        forward = Forward(self, self.plan(tree), entrance)
+        forward.tokens = self._tokens(entrance, named)
+        for name in names(tree):
+            forward.once |= {module: module.compute() for module in self.shared[name]}
+        return forward
+
+    def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
+        cache: Any = named.get("past_key_values")
+        past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+        # a static cache counts on in the same tensor
+        past = past.clone() if isinstance(past, Tensor) else past
+        masks = {stack.name: "attention_mask" for stack in self.architecture.stacks}
+        if len(masks) > 1 and entrance is getattr(self.model.base_model, "decoder", None):
+            masks["encoder"] = "encoder_attention_mask"
+        elif len(masks) > 1:
+            masks["decoder"] = "decoder_attention_mask"
+        decodes = [*masks][-1]
+        return {
+            stack: Tokens(
+                _visible(named.get(mask)),
+                past if stack == decodes else 0,
+                current_prompt() if stack == decodes else None,
+            )
+            for stack, mask in masks.items()
+        }
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """For gradient checkpointing: the layers' recompute sees the forward that it repeats, in whatever thread."""
+        forward = current_forward()
+        return nullcontext(), nullcontext() if forward is None else forward.resume()
+
+    def _enter(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        forward = current_forward()
+        if forward is not None and forward.owner is self:
+            if forward.entrance is not module:
+                forward.depth += 1
+                return None
+            leave(forward)  # nobody enters a module twice: the last forward was interrupted, and torch ran no hook then
+        setup, tree = current_setup(), self.active
+        if setup is not None:
+            tree = setup.composition
+            self.accept(tree)
+            if self.merged is not None:
+                raise UnsupportedError(
+                    f"AdapterSetup({tree}) cannot be in force while '{self.merged.name}' is merged into the base "
+                    "model; call reset_adapter() first"
+                )
+        named = dict(zip(self._inputs[module], args, strict=False)) | kwargs
+        forward = self.begin(tree, module, named)
+        enter(forward)
+        try:
+            return self._widen(forward, module, named)
+        except BaseException:
+            leave(forward)
+            raise
+
+    def _widen(
+        self, forward: Forward, module: nn.Module, named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Make room for a prompt in what the model is given."""
+        prompts = [site for site in forward.plan if isinstance(site, PromptSite)]
+        widened = named
+        for site in prompts:
+            widened = site.widen(forward, widened)
+        if widened is named:
+            return None
+        known = forward.tokens
+        forward.tokens = self._tokens(module, widened)
+        for stack, tokens in forward.tokens.items():
+            tokens.prompt = known[stack].prompt
+        return (), widened
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        forward = current_forward()
+        if forward is not None and forward.owner is self:
+            forward.depth -= 1
+            if forward.depth == 0:
+                leave(forward)
+
+
+def _visible(mask: Any) -> Tensor | None:
+    """Which positions are tokens, from an attention mask; (rows, cache and positions) of booleans.
+
+    `generate` hands a static cache the full mask (rows, 1, queries, keys), or one a kind of layer: what the last query
+    sees are the tokens.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.dim() == 4:
+        mask = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+    return mask != 0
