@@ -67,7 +67,7 @@ def test_the_published_unions_are_what_the_papers_and_the_reference_say():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: ConfigUnion(), "configs is empty"),
+        (ConfigUnion, "configs is empty"),
         (lambda: ConfigUnion(ConfigUnion(LORA), BN), "configs holds a union"),
         (lambda: ConfigUnion(LORA, adaptrain.NoneConfig()), "configs holds 'none', which adds nothing"),
         (lambda: ConfigUnion(LORA, adaptrain.FullConfig()), "configs holds 'full'"),
