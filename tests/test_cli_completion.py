@@ -37,7 +37,7 @@ def elsewhere(tmp_path, monkeypatch):
         ("adaptrain train tra", ["trainer=", "trainer."]),
         ("adaptrain train adapter=lora adapter.al", ["adapter.alpha="]),
         ("adaptrain train adapter=lora adapter.pre", []),
-        ("adaptrain train adapter.pre", ["adapter.prefix_length=", "adapter.prefix_positions="]),
+        ("adaptrain train adapter.pre", ["adapter.prefix_positions=", "adapter.prefix_length="]),
         ("adaptrain train task.columns.te", ["task.columns.text=", "task.columns.text_pair="]),
         ("adaptrain train see", ["seed="]),
         ("adaptrain eval outputs/x trainer.p", ["trainer.precision="]),
