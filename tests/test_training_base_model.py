@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import ModelError
@@ -137,6 +138,14 @@ def cut_off(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
 
 
+def incomplete(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for key in [key for key in tensors if ".layer.1." in key][:4]:
+        del tensors[key]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 def unknown_type(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "berd"}))
@@ -154,6 +163,7 @@ def no_tokenizer(folder: Path) -> None:
         (remove("model.safetensors"), "has no weights that can be read"),
         (pickled, "pickled weights are not loaded. It holds: .*pytorch_model.bin"),
         (cut_off, "cannot be loaded|Cannot load"),
+        (incomplete, r"lacks weights, which would be random: .*layer\.1\..* and 1 more"),
         (unknown_type, "berd"),
         (no_tokenizer, "tokenizer"),
     ],

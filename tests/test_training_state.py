@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adaptrain.config.schema import TrainerConfig
+from adaptrain.training.loop import _set_rate
 from adaptrain.training.seeds import seed_everything
 from adaptrain.training.state import Evaluation, TrainState, learning_rate, make_optimizer
 
@@ -42,6 +43,32 @@ def test_vectors_do_not_decay() -> None:
         "1.bias",
         "2.bias",
     }
+
+
+def test_a_rate_of_its_own_follows_the_schedule() -> None:
+    """LoRA+: B learns faster than A, at every step of the schedule."""
+    model = small()
+    config = TrainerConfig(learning_rate=0.01, weight_decay=0.1)
+    rates = {"2.weight": 16.0}
+    optimizer = make_optimizer(model.named_parameters(), config, lambda name: rates.get(name, 1.0))
+    for rate in (0.01, 0.002):
+        _set_rate(optimizer, rate)
+        found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            assert found[id(parameter)] == pytest.approx(rate * rates.get(name, 1.0))
+    with_it, without = small(), small()
+    gradient = torch.randn(5, 3)
+    for model, rate in ((with_it, lambda name: rates.get(name, 1.0)), (without, lambda _: 1.0)):
+        optimizer = make_optimizer(model.named_parameters(), config.__class__(learning_rate=0.01), rate)
+        model(gradient).square().mean().backward()
+        optimizer.step()
+    start = small().state_dict()
+    moved, plain = (
+        {key: (value - start[key]).abs().max().item() for key, value in each.state_dict().items()}
+        for each in (with_it, without)
+    )
+    assert moved["2.weight"] == pytest.approx(16 * plain["2.weight"], rel=1e-3)
+    assert moved["0.weight"] == pytest.approx(plain["0.weight"])
 
 
 def test_only_vectors_make_one_group() -> None:

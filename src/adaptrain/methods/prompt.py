@@ -56,6 +56,8 @@ class PromptTuningConfig(MethodConfig):
         return point.kind == "prompt" and (point.stack == "encoder" or not point.encoder_decoder)
 
     def build(self, points: Sequence[PointLike]) -> Build:
+        if self.as_adapterhub and any(point.stack == "decoder" for point in points):
+            raise self.error("as_adapterhub is for encoders; AdapterHub has no prompt tuning of decoders")
         return Build({point.name: Prompt(self, point.out_features) for point in points})
 
     def start(self, build: Build, points: Sequence[PointLike]) -> None:
