@@ -74,12 +74,8 @@ class LoRA(LowRank):
     def __init__(self, config: LoRAConfig, point: PointLike) -> None:
         super().__init__(config, point)
         self.A = nn.Parameter(torch.empty(self.rank, point.in_features))
-        self.B = nn.Parameter(torch.zeros(point.out_features, self.rank))
-        if config.init_weights == "bert":
-            nn.init.normal_(self.A, std=0.02)
-            nn.init.normal_(self.B, std=0.02)
-        else:
-            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.B = nn.Parameter(torch.empty(point.out_features, self.rank))
+        draw(self.A, self.B, config)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.A, self.B
@@ -114,6 +110,16 @@ class PiSSA(LoRA):
         # B A − B₀ A₀ = (B − B₀) A + B₀ (A − A₀): both terms are zero at the start, whatever rounding does
         a = torch.cat([self.A, self.A - self.start_a])
         return a, torch.cat([self.B - self.start_b, self.start_b], 1)
+
+
+def draw(a: Tensor, b: Tensor, config: LoRAConfig) -> None:
+    """The first A and B: kaiming-uniform(a = √5) and zero, or with `init_weights="bert"` both from N(0, 0.02²)."""
+    if config.init_weights == "bert":
+        nn.init.normal_(a, std=0.02)
+        nn.init.normal_(b, std=0.02)
+    else:
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        nn.init.zeros_(b)
 
 
 def readable(point: PointLike) -> Tensor | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from adaptrain.methods.base import PointLike
-from adaptrain.methods.low_rank import LowRank
+from adaptrain.methods.low_rank import LowRank, draw
 
 if TYPE_CHECKING:
     from adaptrain.methods.lora import MTLLoRAConfig
@@ -23,17 +22,13 @@ class MTLLoRA(LowRank):
         count = config.n_up_projection
         self.sharpness = config.weights_sharpness
         self.A = nn.Parameter(torch.empty(self.rank, point.in_features))
-        self.B = nn.Parameter(torch.zeros(count, point.out_features, self.rank))
+        self.B = nn.Parameter(torch.empty(count, point.out_features, self.rank))
         self.weights = nn.Parameter(torch.ones(count))
         if config.task_specific_matrix_type == "linear":
             self.task = nn.Parameter(torch.eye(self.rank))
         else:
             self.values = nn.Parameter(torch.ones(self.rank))
-        if config.init_weights == "bert":
-            nn.init.normal_(self.A, std=0.02)
-            nn.init.normal_(self.B, std=0.02)
-        else:
-            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        draw(self.A, self.B, config)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         shares = torch.softmax(self.weights / self.sharpness, 0)  # (n,)
