@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,33 @@ def test_a_final_result_is_what_the_next_sublayer_reads(arch):
     twice = adapted(arch, config.replace(original_ln_after=True))
     randomise(twice.get_adapter("a"), 0.3, 1)
     assert gap(run(twice, inputs), moved) > 0.05
+
+
+FORMS = ("residual_before_ln", "original_ln_before", "original_ln_after", "ln_after", "adapter_residual_before_ln")
+BLANK = BnConfig(
+    mh_adapter=True,
+    output_adapter=True,
+    cross_adapter=True,
+    reduction_factor=4,
+    non_linearity="relu",
+    init_weights="mam_adapter",
+)
+
+
+@pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
+def test_a_config_says_rightly_whether_it_starts_as_the_identity(parallel):
+    """Every order of norms and residuals that is legal, on a post-norm, a pre-norm and an encoder-decoder model."""
+    archs, legal = ("bert", "gpt2", "bart"), 0
+    plain = {arch: run(base(arch), batch(arch)) for arch in archs}
+    for values in itertools.product([True, False, "post_add"], *[[True, False]] * 4):
+        try:
+            config = BLANK.replace(is_parallel=parallel, **dict(zip(FORMS, values, strict=True)))
+        except ConfigError:
+            continue
+        legal += 1
+        moved = max(gap(run(adapted(arch, config, trained=False), batch(arch)), plain[arch]) for arch in archs)
+        assert config.identity_at_start == (moved < 1e-6), config
+    assert legal == (2 if parallel else 30)
 
 
 def test_a_stack_ends_as_its_last_adapter_says():
@@ -197,6 +225,10 @@ def test_fresh_gates_are_half_open():
     [
         ({"is_parallel": True, "original_ln_after": False}, "original_ln_after is for the sequential form"),
         ({"output_adapter": False}, "all false; nothing would be adapted"),
+        (
+            {"is_parallel": True, "ln_after": True, "adapter_residual_before_ln": True},
+            "adapter_residual_before_ln is for the sequential form",
+        ),
     ],
 )
 def test_impossible_values_are_refused(options, said):

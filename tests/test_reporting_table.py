@@ -218,3 +218,22 @@ def test_methods_are_called_by_their_preset() -> None:
         assert preset_name(make().to_dict()) == name
     assert preset_name(presets()["seq_bn"]().replace(reduction_factor=8).to_dict()) == "seq_bn"
     assert preset_name({"method": "lora", "r": 64}) == "lora"
+    lora, bottleneck = {"method": "lora", "r": 4}, presets()["seq_bn"]().replace(reduction_factor=8).to_dict()
+    assert preset_name({"method": "union", "configs": [lora, bottleneck]}) == "lora|seq_bn"
+    small = [{"method": "prefix_tuning", "prefix_length": 3}, presets()["par_bn"]().replace(scaling=2.0).to_dict()]
+    assert preset_name({"method": "union", "configs": small}) == "mam"
+    ungated = [{"method": "prefix_tuning"}, bottleneck, lora]
+    assert preset_name({"method": "union", "configs": ungated}) == "prefix_tuning|seq_bn|lora"
+
+
+def test_members_of_a_union_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    members = [{"method": "lora", "r": 4, "alpha": 8}, {"method": "prefix_tuning", "prefix_length": 3}]
+    other = [{"method": "lora", "r": 8, "alpha": 8}, members[1]]
+    runs = [
+        result(adapter={"method": "union", "configs": configs}, method="lora|prefix_tuning", score=score)
+        for configs, score in ((members, 0.5), (other, 0.6))
+    ]
+    assert [line.label for line in table(tmp_path, *runs).lines][1:] == [
+        "lora|prefix_tuning (configs.0.r=4)",
+        "lora|prefix_tuning (configs.0.r=8)",
+    ]

@@ -117,10 +117,11 @@ class BnConfig(MethodConfig):
 
     @property
     def identity_at_start(self) -> bool:  # type: ignore[override]
-        kept = self.residual_before_ln is True and self.original_ln_after
-        if self.original_ln_before and not self.original_ln_after:
-            kept = self.residual_before_ln is False  # ρ is what the model would have gone on with
-        return self.init_weights == "mam_adapter" and not self.ln_after and kept and self.inv_adapter is None
+        if self.init_weights != "mam_adapter" or self.inv_adapter is not None or self.adapter_residual_before_ln:
+            return False
+        if not self.original_ln_before:
+            return self.original_ln_after  # ρ is h either way
+        return self.residual_before_ln is self.original_ln_after  # final: ρ is what the model would have gone on with
 
     def problems(self) -> Iterator[str]:
         if not (self.mh_adapter or self.output_adapter or self.cross_adapter or self.inv_adapter):
@@ -144,6 +145,8 @@ class BnConfig(MethodConfig):
             yield "original_ln_before and residual_before_ln are for the sequential form; drop them with is_parallel"
         if self.adapter_residual_before_ln and not self.ln_after:
             yield "adapter_residual_before_ln needs ln_after"
+        if self.is_parallel and self.adapter_residual_before_ln:
+            yield "adapter_residual_before_ln is for the sequential form; drop it with is_parallel"
         if self.is_parallel and not self.original_ln_after:
             yield "original_ln_after is for the sequential form; leave it true with is_parallel"
         yield from self._invertible_problems()

@@ -97,11 +97,22 @@ def result_row(
 
 
 def preset_name(adapter: Mapping[str, Any]) -> str:
-    """What people call a method: the preset that an adapter config is nearest to (`seq_bn`, not `bottleneck`)."""
+    """What people call a method: the preset that an adapter config is nearest to (`seq_bn`, not `bottleneck`). A union
+    that is none of the published ones bears its members' names."""
     values = config_from_dict(adapter).to_dict()
-    distances = {name: _distance(values, make().to_dict()) for name, make in presets().items()}
+    made = {name: make().to_dict() for name, make in presets().items()}
+    if "configs" in values:
+        members = _members(values)
+        named = [name for name, other in made.items() if "configs" in other and _members(other) == members]
+        return named[0] if named else "|".join(name for name, _ in members)
+    distances = {name: _distance(values, other) for name, other in made.items()}
     nearest = min(distances, key=lambda name: distances[name])
     return values["method"] if math.isinf(distances[nearest]) else nearest
+
+
+def _members(union: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """What a union's members are called, and whether they are gated."""
+    return [(preset_name(member), bool(member.get("use_gating"))) for member in union["configs"]]
 
 
 def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,13 +216,19 @@ def _differing_settings(group: Sequence[dict[str, Any]]) -> list[str]:
 
 def _label(run: dict[str, Any], others: Sequence[Sequence[dict[str, Any]]], split_by: Sequence[str]) -> str:
     """The method's name, with the keys that tell this line from others of the same method."""
-    same = [group[0]["adapter"] for group in others if group[0]["method"] == run["method"]]
-    differing = [
-        key for key, value in run["adapter"].items() if any(canonical(a.get(key)) != canonical(value) for a in same)
-    ]
-    words = [f"{key}={_word(run['adapter'][key])}" for key in differing if key != "method"]
+    same = [_keys(group[0]["adapter"]) for group in others if group[0]["method"] == run["method"]]
+    own = _keys(run["adapter"])
+    differing = [key for key, value in own.items() if any(canonical(a.get(key)) != canonical(value) for a in same)]
+    words = [f"{key}={_word(own[key])}" for key in differing if key != "method"]
     words += [f"{key.partition('.')[2]}={_word(run['settings'].get(key))}" for key in split_by]
     return f"{run['method']} ({', '.join(words)})" if words else run["method"]
+
+
+def _keys(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """Key → value; those of a union's members as the command line names them, `configs.0.r`."""
+    members = [(f"configs.{i}.", member) for i, member in enumerate(adapter.get("configs", ()))]
+    own = {key: value for key, value in adapter.items() if key != "configs"}
+    return own | {prefix + key: value for prefix, member in members for key, value in member.items()}
 
 
 def _word(value: Any) -> str:
