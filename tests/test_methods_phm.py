@@ -36,7 +36,9 @@ def points(count: int = 2):
 
 
 def config(**options) -> BnConfig:
-    given = {"reduction_factor": HIDDEN / SIZE, "phm_layer": True, "phm_dim": 3, "phm_rank": 2}
+    given = {"reduction_factor": HIDDEN / SIZE, "phm_layer": True, "phm_dim": 3}
+    if options.get("factorized_phm_W", True):
+        given["phm_rank"] = 2
     return SeqBnConfig(**given | options)
 
 
@@ -175,6 +177,9 @@ def test_one_w_for_layers_of_different_sizes_is_refused():
         ({"phm_init_range": 0.0}, "phm_init_range is 0"),
         ({"init_weights": "houlsby"}, "init_weights is 'houlsby', which PHM layers do not have"),
         ({"phm_layer": False}, "phm_dim is for phm_layer"),
+        ({"factorized_phm_W": False, "phm_rank": 3}, "phm_rank is for factorized_phm_W"),
+        ({"phm_c_init": "uniform", "phm_init_range": 0.1}, "phm_init_range is for a shared rule with"),
+        ({"shared_phm_rule": False, "phm_init_range": 0.1}, "phm_init_range is for a shared rule with"),
     ],
 )
 def test_impossible_values_are_refused(options, said):

@@ -151,6 +151,11 @@ class BnConfig(MethodConfig):
             yield "original_ln_after is for the sequential form; leave it true with is_parallel"
         yield from self._invertible_problems()
         yield from self._phm_problems()
+        if self.inv_adapter and not (self.mh_adapter or self.output_adapter or self.cross_adapter):
+            alone = ("use_gating", "phm_layer", "is_parallel", "ln_before", "ln_after", "dropout", "stochastic_depth")
+            for key in alone:
+                if getattr(self, key):
+                    yield f"{key} is for a bottleneck, and there is only an inv_adapter; leave it out"
 
     def _invertible_problems(self) -> Iterator[str]:
         factor = self.inv_adapter_reduction_factor
@@ -176,6 +181,10 @@ class BnConfig(MethodConfig):
                 yield f"{key} is {getattr(self, key)}; it must be at least 1"
         if self.phm_init_range <= 0:
             yield f"phm_init_range is {self.phm_init_range}; it must be positive"
+        if not self.factorized_phm_W and self.phm_rank != 1:
+            yield "phm_rank is for factorized_phm_W; leave it out"
+        if (self.phm_c_init == "uniform" or not self.shared_phm_rule) and self.phm_init_range != 1e-4:
+            yield "phm_init_range is for a shared rule with phm_c_init 'normal'; leave it out"
         if self.init_weights == "houlsby":
             yield "init_weights is 'houlsby', which PHM layers do not have; use 'bert' or 'mam_adapter'"
 

@@ -110,8 +110,13 @@ def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
         defaults = BnConfig.fields()
         ignored = re.compile(r"(shared_|factorized_)?phm_.*|learn_phm|shared_W_phm|factorized_phm_W|hypercomplex_.*")
         values = {key: value for key, value in values.items() if not (ignored.fullmatch(key) and key in defaults)}
-    elif values.get("learn_phm") is False:
-        values["learn_phm"] = True  # the library's frozen rule is random numbers, and only the file has them
+    else:
+        if values.get("learn_phm") is False:
+            values["learn_phm"] = True  # the library's frozen rule is random numbers, and only the file has them
+        if not values.get("factorized_phm_W", True):
+            values.pop("phm_rank", None)  # it has no meaning there, and neither has the range below
+        if values.get("phm_c_init") == "uniform" or not values.get("shared_phm_rule", True):
+            values.pop("phm_init_range", None)
     return values | {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
 
 
