@@ -245,3 +245,26 @@ def test_an_encoder_called_by_itself_is_adapted():
         plain = base("bart").encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
     assert torch.equal(own, whole)
     assert not torch.allclose(own, plain)
+
+
+# ---- which positions are tokens
+
+
+@pytest.mark.parametrize("form", ["two", "bool", "three", "four", "additive", "by-kind"])
+def test_tokens_are_read_off_every_form_of_mask(form):
+    from adaptrain.sites.live import _visible
+
+    seen = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    causal = torch.ones(4, 4).tril().bool()[None, None] & seen.bool()[:, None, None]
+    masks = {
+        "two": seen,
+        "bool": seen.bool(),
+        "three": causal[:, 0],
+        "four": causal,
+        "additive": torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min),
+        "by-kind": {"full_attention": causal, "sliding_attention": causal & False},
+    }
+    found = _visible(masks[form])
+    assert found is not None
+    assert torch.equal(found, seen.bool())
+    assert _visible(None) is None

@@ -241,6 +241,7 @@ def _visible(mask: Any) -> Tensor | None:
         mask = mask.get("full_attention")
     if not isinstance(mask, Tensor):
         return None
-    if mask.dim() == 4:
-        mask = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+    if mask.dim() > 2:
+        mask = mask.flatten(1, -2)[:, -1]
+        mask = mask if mask.dtype == torch.bool else mask >= 0
     return mask != 0
