@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import adaptrain
-from adaptrain.errors import ConfigError
+from adaptrain.errors import CheckpointError, ConfigError
 from adaptrain.methods import (
     BnConfig,
     DoubleSeqBnConfig,
@@ -265,6 +265,18 @@ def test_whatever_add_adapter_is_given():
     assert read_config(config) is config
     assert read_config(None) == SeqBnConfig()
     assert read_config({"method": "lora", "r": 2, "attn_matrices": ["k"]}) == LoRAConfig(r=2, attn_matrices=("k",))
+
+
+def test_a_config_is_read_from_json(tmp_path):
+    config = LoRAConfig(r=2, attn_matrices=["k"])
+    for name, values in {"bare": config.to_dict(), "adapter_config": {"name": "a", "config": config.to_dict()}}.items():
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(values))
+        assert read_config(str(file)) == config
+    with pytest.raises(CheckpointError, match=r"nowhere\.json"):
+        read_config(str(tmp_path / "nowhere.json"))
+    with pytest.raises(ConfigError, match="'architecture' is AdapterHub's key"):
+        read_config({"architecture": "lora", "r": 8})
 
 
 def test_the_registry_and_the_presets_are_complete():

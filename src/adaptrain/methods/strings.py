@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from adaptrain.errors import ConfigError, unknown
+from adaptrain.files import read_json
 from adaptrain.methods.base import MethodConfig, config_from_dict, methods, presets
 from adaptrain.methods.union import ConfigUnion
 
@@ -25,16 +27,26 @@ OLD_NAMES = {
 
 
 def read_config(config: MethodConfig | str | Mapping[str, Any] | None) -> MethodConfig:
-    """Whatever `add_adapter` is given, as a config; `seq_bn` for None.
+    """Whatever `add_adapter` is given, as a config; `seq_bn` for None. A string may also be the path of a JSON file, of
+    a config or of a saved adapter (`adapter_config.json`).
 
     Raises:
         ConfigError: an unknown name or key, or an impossible value.
+        CheckpointError: the JSON file cannot be read.
     """
     if config is None:
         return presets()["seq_bn"]()
     if isinstance(config, MethodConfig):
         return config
+    if isinstance(config, str) and config.endswith(".json"):
+        values = read_json(Path(config))
+        config = values["config"] if isinstance(values.get("config"), Mapping) else values
     if isinstance(config, Mapping):
+        if "architecture" in config and "method" not in config:
+            raise ConfigError(
+                "'architecture' is AdapterHub's key: write `method:` with one of our methods, or load a folder that the "
+                "library saved with load_adapter"
+            )
         return config_from_dict(config)
     if not isinstance(config, str):
         raise ConfigError(f"{config!r} is not a config: give a config, a config string or a mapping with `method`")
