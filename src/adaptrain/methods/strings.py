@@ -44,8 +44,8 @@ def read_config(config: MethodConfig | str | Mapping[str, Any] | None) -> Method
     if isinstance(config, Mapping):
         if "architecture" in config and "method" not in config:
             raise ConfigError(
-                "'architecture' is AdapterHub's key: write `method:` with one of our methods, or load a folder that the "
-                "library saved with load_adapter"
+                "'architecture' is AdapterHub's key: write `method:` with one of our methods, or load a folder of that "
+                "library with load_adapter"
             )
         return config_from_dict(config)
     if not isinstance(config, str):
