@@ -19,7 +19,7 @@ import transformers
 import adaptrain
 from adaptrain.methods import presets
 
-ROUNDS, WARM = 12, 3
+ROUNDS, WARM = 9, 2
 
 
 def model_with(preset: str) -> adaptrain.AdaptedModel:

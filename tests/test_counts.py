@@ -26,6 +26,8 @@ ROBERTA = {
     "prefix_tuning_flat": 552_960,
     "prompt_tuning": 7_680,
     "lora": 294_912,
+    "pissa": 294_912,
+    "rslora": 2_359_296,
     "ia3": 55_296,
     "vera": 18_624,
     "dora": 313_344,

@@ -287,7 +287,7 @@ def test_the_registry_and_the_presets_are_complete():
     assert set(presets()) == family | {
         *("seq_bn", "double_seq_bn", "par_bn", "scaled_par_bn", "seq_bn_inv", "double_seq_bn_inv"),
         *("adapterplus", "compacter", "compacter++", "prefix_tuning", "prefix_tuning_flat", "prompt_tuning"),
-        *("loreft", "noreft", "direft", "mam", "unipelt", "full", "none"),
+        *("loreft", "noreft", "direft", "mam", "unipelt", "pissa", "rslora", "full", "none"),
     }
     assert set(OLD_NAMES.values()) <= set(presets())
     assert [method_of(name) for name in ("seq_bn", "houlsby", "lora", "bottleneck")] == [

@@ -116,6 +116,19 @@ def test_both_ends_have_weights_and_gradients_even_where_no_token_is_chosen():
     assert sum(parameter.numel() for parameter in tied.parameters()) == 2 * 2 * D + 2
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({}, 36_888), ({"tied_weights": True}, 18_444), ({"r": 8}, 295_104), ({"layers": [0]}, 3_074)],
+)
+def test_the_count_on_roberta_base(options, count):
+    config = LoReftConfig(**options)
+    points = [point(layer) for layer in range(12)]
+    for layer in points:
+        layer.hidden_size = 768
+    units = config.build(config.choose(points)).units.values()
+    assert sum(parameter.numel() for unit in units for parameter in unit.parameters()) == count
+
+
 def test_dropout_falls_on_the_edited_state_as_a_whole():
     config = NoReftConfig(dropout=0.5)
     unit, state = unit_of(config).train(), state_of(RIGHT)

@@ -49,6 +49,7 @@ def test_unions_cannot_be_changed_but_compared_and_replaced():
         union.configs = ()  # type: ignore[misc]
     assert union == ConfigUnion(LORA, BN) != ConfigUnion(BN, LORA)
     assert union.replace(configs=[PREFIX, BN]) == ConfigUnion(PREFIX, BN)
+    assert union.replace() == ConfigUnion("lora[r=2,alpha=5]", BN) == union
     with pytest.raises(ConfigError, match=r"'config'.*did you mean 'configs'"):
         union.replace(config=[])
 
@@ -80,7 +81,16 @@ def test_the_published_unions_are_what_the_papers_and_the_reference_say():
         (lambda: config_from_string("lora|lora"), "one of the LoRA family"),
         (lambda: config_from_string("lora|"), "'' is not a config string"),
         (lambda: config_from_string("mam|lora"), "configs holds a union"),
-        (lambda: config_from_string("mam[r=3]"), "'r'"),
+        (lambda: config_from_string("mam[r=3]"), "'mam' takes no options; write its members"),
+        (lambda: config_from_string("unipelt[init_weights_seed=3]"), "'unipelt' takes no options"),
+        (lambda: ConfigUnion("lora|seq_bn", "prefix_tuning"), "configs holds a union"),
+        (lambda: ConfigUnion("loar"), "did you mean 'lora'"),
+        (lambda: ConfigUnion({"architecture": "lora"}), "write `method:`"),
+        (lambda: config_from_dict({"method": "union", "configs": ["lora", 3]}), "configs holds 3, which is no config"),
+        (lambda: config_from_dict({"method": "union", "configs": [None]}), "configs holds None"),
+        (lambda: ConfigUnion(LORA, init_weights_seed=3), "init_weights_seed is for the members"),
+        (lambda: ConfigUnion(LORA).replace(init_weights_seed=3), "init_weights_seed is for the members"),
+        (lambda: config_from_dict(ConfigUnion(LORA).to_dict() | {"init_weights_seed": 3}), "is for the members"),
     ],
 )
 def test_what_is_no_union_is_refused(make, said):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -364,3 +365,5 @@ class MTLLoRAConfig(LoRAConfig):
 
 for _config in (LoRAConfig, DoRAConfig, VeraConfig, DvoRAConfig, IA3Config, MTLLoRAConfig):
     register_preset(_config.method, _config)
+register_preset("pissa", partial(LoRAConfig, init_weights="pissa"))
+register_preset("rslora", partial(LoRAConfig, r=64, use_rslora=True))

@@ -69,7 +69,10 @@ def config_from_string(text: str) -> MethodConfig:
     known = presets()
     if name not in known:
         raise ConfigError(unknown("preset", name, sorted(known), "The presets are"))
-    return known[name]().replace(**_options(match["options"], text))
+    config, options = known[name](), _options(match["options"], text)
+    if options and isinstance(config, ConfigUnion):
+        raise ConfigError(f"'{name}' takes no options; write its members instead, joined by '|', each with its own")
+    return config.replace(**options)
 
 
 def _parts(text: str) -> list[str]:

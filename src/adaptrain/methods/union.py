@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from adaptrain.errors import ConfigError
-from adaptrain.methods.base import (
-    Build,
-    MethodConfig,
-    PointLike,
-    config_from_dict,
-    register_method,
-    register_preset,
-)
+from adaptrain.methods.base import Build, MethodConfig, PointLike, register_method, register_preset
 from adaptrain.methods.bottleneck import BnConfig
 from adaptrain.methods.bottleneck_presets import ParBnConfig, SeqBnConfig
 from adaptrain.methods.lora import LoRAConfig
@@ -27,8 +20,8 @@ class ConfigUnion(MethodConfig):
     """Several configs as one adapter: trained, saved and activated together.
 
     Args:
-        configs: configs, or mappings with `method`. Of one method only where each keeps to places of its own; of the
-            LoRA family only one.
+        configs: configs, config strings, or mappings with `method`. Of one method only where each keeps to places of
+            its own; of the LoRA family only one.
 
     Raises:
         ConfigError: none, a union within a union, a baseline, or two that would meet at one place.
@@ -38,8 +31,10 @@ class ConfigUnion(MethodConfig):
 
     configs: tuple[MethodConfig, ...]
 
-    def __init__(self, *configs: MethodConfig | Mapping[str, Any], init_weights_seed: int | None = None) -> None:
-        read = [config_from_dict(config) if isinstance(config, Mapping) else config for config in configs]
+    def __init__(self, *configs: MethodConfig | str | Mapping[str, Any], init_weights_seed: int | None = None) -> None:
+        from adaptrain.methods.strings import read_config  # late: strings make unions
+
+        read = [read_config(config) if isinstance(config, str | Mapping) else config for config in configs]
         object.__setattr__(self, "configs", tuple(read))
         object.__setattr__(self, "init_weights_seed", init_weights_seed)
         self.__post_init__()
@@ -94,17 +89,19 @@ class ConfigUnion(MethodConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConfigUnion:  # type: ignore[override]
-        if problems := [cls._unknown(key) for key in values if key not in ("method", "configs")]:
+        if problems := [cls._unknown(key) for key in values if key != "method" and key not in cls.fields()]:
             raise ConfigError(problems)
         configs = values.get("configs")
         if not isinstance(configs, Sequence) or isinstance(configs, str):
             raise ConfigError("ConfigUnion needs 'configs', a list of configs")
-        return ConfigUnion(*configs)
+        return ConfigUnion(*configs, init_weights_seed=values.get("init_weights_seed"))
 
     def replace(self, **changes: Any) -> ConfigUnion:  # type: ignore[override]
-        if problems := [self._unknown(key) for key in changes if key not in self.fields()]:
-            raise ConfigError(problems)
-        return ConfigUnion(*changes.get("configs", self.configs))
+        return self.from_dict({"configs": self.configs} | changes)
+
+    def _type_problems(self) -> list[str]:
+        foreign = [config for config in self.configs if not isinstance(config, MethodConfig)]
+        return [f"configs holds {config!r}, which is no config" for config in foreign] or super()._type_problems()
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
