@@ -14,9 +14,11 @@ import adaptrain
 from adaptrain.composition import Stack
 from adaptrain.context import AdapterSetup
 from adaptrain.methods import LoRAConfig
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, alone, base, batch, gap, randomise, run
+from matrix import ARCHITECTURES, FAMILIES, METHODS, UNITS, adapted, add, alone, base, batch, gap, randomise, run
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
+families = pytest.mark.parametrize("arch", FAMILIES)
+"""For laws about the keeping of things, which depend on the table alone."""
 methods = pytest.mark.parametrize("method", METHODS)
 units = pytest.mark.parametrize("method", UNITS)
 
@@ -61,7 +63,7 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 
-@archs
+@families
 @methods
 def test_an_adapter_changes_nothing_until_it_is_active(arch, method):
     plain, model = base(arch), adaptrain.init(base(arch))
@@ -159,7 +161,7 @@ def test_saved_and_loaded_the_outputs_are_equal(arch, method, tmp_path: Path):
     assert torch.equal(run(fresh, inputs), expected)
 
 
-@archs
+@families
 @methods
 def test_a_file_holds_the_trained_numbers_once_under_canonical_names(arch, method, tmp_path: Path):
     config = METHODS[method]
@@ -180,7 +182,7 @@ def test_a_file_holds_the_trained_numbers_once_under_canonical_names(arch, metho
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter.safetensors"][::-1]
 
 
-@archs
+@families
 @methods
 def test_a_deleted_adapter_leaves_nothing_behind(arch, method):
     plain, model, inputs = base(arch), adaptrain.init(base(arch)), batch(arch)
@@ -213,7 +215,7 @@ def test_without_an_active_adapter_the_output_is_the_base_models(arch, method):
     assert torch.equal(run(model, inputs), expected)
 
 
-@archs
+@families
 @methods
 def test_the_base_models_keys_values_and_types_stay(arch, method, tmp_path: Path):
     plain, inputs = base(arch), batch(arch)
@@ -261,7 +263,7 @@ def test_a_stack_of_loras_adds_their_deltas(arch):
         assert gap(run(model, inputs), expected) < 1e-9
 
 
-@archs
+@families
 @units
 def test_a_stack_with_an_adapter_that_has_no_units_is_the_other(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
@@ -271,7 +273,7 @@ def test_a_stack_with_an_adapter_that_has_no_units_is_the_other(arch, method):
     assert torch.equal(run(model, inputs), expected)
 
 
-@archs
+@families
 @units
 def test_leave_out_is_an_adapter_without_those_layers(arch, method):
     config, inputs = UNITS[method], batch(arch)

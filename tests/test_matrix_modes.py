@@ -192,8 +192,13 @@ def test_a_bf16_base_answers_in_bf16_near_float32(arch, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["bert", "llama"])
-@units
+@pytest.mark.parametrize(
+    ("arch", "method"),
+    [
+        *(("bert", method) for method in UNITS),
+        *(("llama", m) for m in ("lora", "dora", "seq_bn", "seq_bn_inv", "prefix-gated", "prompt-after-bos", "loreft")),
+    ],
+)
 def test_a_compiled_model_has_one_graph_and_the_same_output(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
     torch._dynamo.reset()
