@@ -39,7 +39,8 @@ def _check(node: Tree, prefix: str, report: Report) -> dict[str, Any] | None:
     method = _method(node, prefix, report)
     if method is None:
         return None
-    hints = {key: hint for key, hint in typing.get_type_hints(method).items() if key in method.fields()}
+    known = typing.get_type_hints(method)
+    hints = {key: known[key] for key in method.fields()}
     before = len(report.problems)
     values = _values(node, method, hints, prefix, report)
     needed = [key for key, field in method.fields().items() if field.default is dataclasses.MISSING]
