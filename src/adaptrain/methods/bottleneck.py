@@ -272,7 +272,7 @@ class Bottleneck(Unit):
         h0 = h
         if config.original_ln_before:
             h0 = h + r if state.norm is None else state.norm(h + r)
-        rho = {True: h, False: h0, "post_add": h + r}[config.residual_before_ln]
+        rho = h + r if config.residual_before_ln == "post_add" else h if config.residual_before_ln else h0
         a = self._gated(F.dropout(self._bottleneck(h0), config.dropout, self.training), h0, state.mask)
         if self.norm_after is None:
             return a + rho
