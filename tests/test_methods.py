@@ -52,6 +52,7 @@ def test_every_field_survives_json(config):
     assert read.method == config.method
     assert {key: getattr(read, key) for key in read.fields()} == {key: getattr(config, key) for key in config.fields()}
     assert read.to_dict() == config.to_dict()
+    assert read == config
 
 
 def test_configs_cannot_be_changed_but_replaced():

@@ -40,6 +40,7 @@ def test_a_union_survives_json(union):
     read = config_from_dict(values)
     assert isinstance(read, ConfigUnion)
     assert read.to_dict() == union.to_dict()
+    assert read == union
     assert [type(member).method for member in read.configs] == [member.method for member in union.configs]
 
 
@@ -55,6 +56,7 @@ def test_unions_cannot_be_changed_but_compared_and_replaced():
 
 
 def test_the_published_unions_are_what_the_papers_and_the_reference_say():
+    assert MAMConfig() == ConfigUnion(PrefixTuningConfig(bottleneck_size=800), ParBnConfig())
     prefix, parallel = MAMConfig().configs
     assert prefix == PrefixTuningConfig(bottleneck_size=800)
     assert parallel == ParBnConfig()

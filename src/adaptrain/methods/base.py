@@ -118,7 +118,7 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig:
+class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
     """A method's hyperparameters: typed, immutable, complete.
 
     Raises:
@@ -139,6 +139,14 @@ class MethodConfig:
 
     init_weights_seed: int | None = None
     """Seed of the initial weights, drawn without touching the program's own generator; None draws from that one."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__eq__ = MethodConfig.__eq__  # before the dataclass decorator would set one that compares classes
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same: a preset class equals what is read back from its file."""
+        return isinstance(other, MethodConfig) and self.to_dict() == other.to_dict()
 
     def __post_init__(self) -> None:
         for key in self.fields():  # what others can change is copied: lists as tuples, mappings as dicts
