@@ -26,6 +26,7 @@ from adaptrain.methods import (
     presets,
 )
 from adaptrain.methods.dora import row_norms
+from adaptrain.methods.vera import Frozen
 from adaptrain.state import ActivationState, ProjectionState
 
 
@@ -444,6 +445,14 @@ def test_veras_matrices_are_one_pair_from_a_seed():
     again, other = (built(config.replace(vera_seed=seed), points).shared["frozen"] for seed in (0, 1))
     assert torch.equal(again.A, frozen.A) and torch.equal(again.B, frozen.B)
     assert not torch.equal(other.A, frozen.A)
+
+
+def test_veras_matrices_are_the_same_numbers_for_ever():
+    """No file holds them: another version of torch that drew others would change every VeRA that was ever saved."""
+    frozen = Frozen(2, 3, 4, 0)
+    expected_a = torch.tensor([[-0.0105880, 0.7586458, -1.1639615], [-1.0407749, -0.5446905, 0.3792318]])
+    assert torch.allclose(frozen.A, expected_a, atol=1e-6)
+    assert torch.allclose(frozen.B[-1], torch.tensor([-1.6547121, -1.1471063]), atol=1e-6)
 
 
 # ---- counts

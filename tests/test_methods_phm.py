@@ -104,6 +104,9 @@ def test_a_rule_that_is_not_learnt_is_the_same_everywhere_and_in_no_file():
     assert isinstance(other, SharedPHM)
     assert torch.equal(one.compute()["rule"], other.compute()["rule"])
     assert one.state_dict() == {}
+    config_of_two = config(phm_dim=2, learn_phm=False, phm_init_range=1.0)
+    rule = SharedPHM(config_of_two, 4, 2).compute()["rule"].flatten()
+    assert torch.allclose(rule[:3], torch.tensor([1.5409961, -0.2934289, -2.1787894]), atol=1e-6)  # for ever
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -81,7 +81,7 @@ def add_rule(module: nn.Module, config: BnConfig, spread: float) -> None:
     shapes = {"rule_left": (n, n, 1), "rule_right": (n, 1, n)} if config.factorized_phm_rule else {"rule": (n, n, n)}
     generator = None if config.learn_phm else torch.Generator("cpu").manual_seed(FROZEN_SEED)
     for name, shape in shapes.items():
-        drawn = torch.empty(shape)
+        drawn = torch.empty(shape, device="cpu")
         if config.phm_c_init == "uniform":
             drawn.uniform_(-spread, spread, generator=generator)
         else:
