@@ -177,6 +177,7 @@ ARCHITECTURES: dict[str, Arch] = {
     "llama": Arch(lambda: hf.LlamaConfig(**_DECODER, head_dim=12, attention_bias=True, mlp_bias=True), True),
     # a window that is shorter than the batches below
     "mistral": Arch(lambda: hf.MistralConfig(**_DECODER, sliding_window=4), True),
+    "qwen2": Arch(lambda: hf.Qwen2Config(**_DECODER), True),
     "bart": Arch(lambda: hf.BartConfig(**_BART)),
 }
 

@@ -12,7 +12,7 @@ from matrix import adapted, add, base, batch, gap, run
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
 HEADS = [
     *((arch, MASKED) for arch in ("bert", "roberta", "xlm-roberta", "electra", "mpnet")),
-    *((arch, CAUSAL) for arch in ("gpt2", "llama", "mistral")),
+    *((arch, CAUSAL) for arch in ("gpt2", "llama", "mistral", "qwen2")),
     ("bart", SEQ2SEQ),
 ]
 ONLY = BnConfig(

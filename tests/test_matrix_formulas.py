@@ -46,7 +46,7 @@ WHERE: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     **dict.fromkeys(["bert", "roberta", "xlm-roberta", "electra"], ({"encoder": "encoder.layer"}, _BERT)),
     "mpnet": ({"encoder": "encoder.layer"}, _MPNET),
     "gpt2": ({"decoder": "h"}, _GPT2),
-    **dict.fromkeys(["llama", "mistral"], ({"decoder": "layers"}, _LLAMA)),
+    **dict.fromkeys(["llama", "mistral", "qwen2"], ({"decoder": "layers"}, _LLAMA)),
     "bart": ({"encoder": "encoder.layers", "decoder": "decoder.layers"}, _BART),
 }
 
@@ -182,7 +182,7 @@ def by_hand(arch: str, model: Any, inputs: dict[str, Tensor], change: Any, prefi
         if arch == "gpt2":
             own = lambda layer, x, c, p: gpt2_layer(layer, x, seen & causal, c, p)  # noqa: E731
             compare("decoder", plain.h, out.hidden_states, own, plain.ln_f, mask)
-        elif arch in ("llama", "mistral"):
+        elif arch in ("llama", "mistral", "qwen2"):
             if arch == "mistral":
                 causal = causal & ~causal.tril(-plain.config.sliding_window)
             rope = plain.rotary_emb(out.hidden_states[0], inputs["position_ids"])

@@ -11,7 +11,7 @@ from adaptrain.methods import ConfigUnion, LoRAConfig, PromptTuningConfig
 from matrix import ARCHITECTURES, adapted, base, batch, gap, run
 
 BEHIND = ["bert", "roberta", "xlm-roberta", "electra", "mpnet"]
-WORDS = ["gpt2", "llama", "mistral"]
+WORDS = ["gpt2", "llama", "mistral", "qwen2"]
 PROMPT, AFTER = PromptTuningConfig(prompt_length=3), PromptTuningConfig(prompt_length=3, combine="prefix_after_bos")
 
 

@@ -37,7 +37,7 @@ POINTS = {
 STACKS = {
     **{key: {"encoder": POINTS["encoder"]} for key in ["bert", "roberta", "xlm-roberta", "electra", "mpnet"]},
     "gpt2": {"decoder": POINTS["encoder"]},
-    **{key: {"decoder": POINTS["llama"]} for key in ["llama", "mistral"]},
+    **{key: {"decoder": POINTS["llama"]} for key in ["llama", "mistral", "qwen2"]},
     "bart": {"encoder": POINTS["encoder"], "decoder": POINTS["encoder"] + POINTS["cross"]},
 }
 

@@ -13,7 +13,7 @@ from adaptrain.architectures.base import (
 LLAMA = register_architecture(
     Architecture(
         name="llama",
-        model_types=("llama", "mistral"),
+        model_types=("llama", "mistral", "qwen2"),
         pooling="last",
         stacks=(
             Stack(
