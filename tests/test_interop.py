@@ -499,7 +499,8 @@ def test_our_own_folders_are_not_taken_for_theirs(tmp_path):
 def test_every_family_is_one_of_ours():
     from adaptrain.architectures import architectures
 
-    assert set(adapterhub.FAMILIES) == set(architectures()) - {"mpnet"}
+    # the library has no MPNet, and its plug-in for Qwen2 names places of its own
+    assert set(adapterhub.FAMILIES) == set(architectures()) - {"mpnet", "qwen2"}
     for model_type, family in adapterhub.FAMILIES.items():
         names = {point.name for point in adapted(model_type).sites.points}
         stacks = set(family.layers.values())
