@@ -60,6 +60,23 @@ def test_what_cannot_be_merged_is_refused_and_changes_nothing(method):
     assert torch.equal(run(model, inputs), expected)
 
 
+def test_an_interrupted_merge_leaves_the_base_as_it_was(monkeypatch):
+    model = adapted("bert", UNITS["lora"])
+    before, calls = weights(model), []
+    unit = list(model.get_adapter("a").units.values())[2][0]
+
+    def interrupt(*_):
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unit, "merged", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.merge_adapter("a")
+    assert calls
+    assert model.merged_adapter is None
+    assert all(torch.equal(value, before[key]) for key, value in model.base_model.state_dict().items())
+
+
 @pytest.mark.parametrize("method", ["full", "none"])
 def test_an_adapter_without_units_has_nothing_to_merge(method):
     with pytest.raises(UnsupportedError, match="nothing to merge"):

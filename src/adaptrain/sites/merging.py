@@ -39,9 +39,11 @@ class Merged:
                 for site in sites:
                     if self.name in site.units:
                         self._work_in(site, model)
-        except UnsupportedError as error:
+        except BaseException as error:  # an interrupt or too little memory, too: half of an adapter is none
             self.undo()
-            raise UnsupportedError(f"The adapter '{self.name}' cannot be merged: {error}") from None
+            if isinstance(error, UnsupportedError):
+                raise UnsupportedError(f"The adapter '{self.name}' cannot be merged: {error}") from None
+            raise
 
     def undo(self) -> None:
         """Put the weights back, bit for bit."""
