@@ -111,7 +111,9 @@ class AdaptedModel(WithHeads, WithWeights):
             UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for.
         """
         model: Any = self.base_model
-        if options.get("cache_implementation") == "static" and self._prompts():
+        setup = current_setup()
+        tree = self.sites.active if setup is None else setup.composition
+        if options.get("cache_implementation") == "static" and self.sites.has_prompt(tree):
             raise UnsupportedError("A static cache has no room for a prompt; leave cache_implementation out")
         given = [inputs, *(options.get(key) for key in ("input_ids", "inputs_embeds"))]
         if len(self.architecture.stacks) > 1:  # the inputs are the encoder's; the decoder begins with its start token
@@ -119,14 +121,6 @@ class AdaptedModel(WithHeads, WithWeights):
         text = next((each for each in given if each is not None), None)
         with generating(1 if text is None else text.shape[1]):
             return model.generate(inputs, **options)
-
-    def _prompts(self) -> bool:
-        """Whether the composition in force has a prompt."""
-        setup = current_setup()
-        chosen = names(self.sites.active if setup is None else setup.composition)
-        return any(
-            self.sites.by_name[site].point.kind == "prompt" for name in chosen for site in self.get_adapter(name).units
-        )
 
     # ---- adapters
 

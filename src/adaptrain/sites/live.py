@@ -87,6 +87,7 @@ class Sites:
         self._plans.clear()
         used = [site for site in self.by_name.values() if site.units]
         self._attended = any(isinstance(site, AttentionSite) for site in used)
+        self._prompts = [site for site in used if isinstance(site, PromptSite)]
         if not self._attended:
             attention.uninstall(self.model)
         self.forget()
@@ -126,6 +127,10 @@ class Sites:
             pruned = {site: prune(tree, site.units.__contains__) for site in self.by_name.values()}
             self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
         return self._plans[tree]
+
+    def has_prompt(self, tree: Composition | None) -> bool:
+        """Whether a composition reads more than the words."""
+        return any(site in self.plan(tree) for site in self._prompts)
 
     def merge(self, name: str) -> None:
         """Work an adapter into the base weights; no composition is active then.
@@ -211,10 +216,10 @@ class Sites:
         self, forward: Forward, module: nn.Module, named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Make room for a prompt in what the model is given."""
-        prompts = [site for site in forward.plan if isinstance(site, PromptSite)]
         widened = named
-        for site in prompts:
-            widened = site.widen(forward, widened)
+        for site in self._prompts:
+            if site in forward.plan:
+                widened = site.widen(forward, widened)
         if widened is named:
             return None
         known = forward.tokens
