@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from adaptrain.context import current_forward
@@ -85,6 +86,14 @@ class Unit(nn.Module):
     def inverse(self, state: Any) -> Any:
         """Undo `forward`, for the units of embeddings."""
         raise UnsupportedError(f"{type(self).__name__} has no inverse")
+
+
+U = TypeVar("U", bound=Unit)
+
+
+def kept_in(dtype: str | None, unit: U) -> U:
+    """The unit with its parameters in a dtype, as it is for None."""
+    return unit if dtype is None else unit.to(getattr(torch, dtype))
 
 
 class Shared(nn.Module):

@@ -15,6 +15,7 @@ from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
 from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, register_method
 from adaptrain.methods.gate import Gate
 from adaptrain.methods.invertible import Glow, Nice
+from adaptrain.methods.layers import at_layer, misnamed, numbers
 from adaptrain.methods.phm import PHMLinear, SharedPHM, zero_factors
 from adaptrain.state import SublayerState
 
@@ -126,12 +127,10 @@ class BnConfig(MethodConfig):
     def problems(self) -> Iterator[str]:
         if not (self.mh_adapter or self.output_adapter or self.cross_adapter or self.inv_adapter):
             yield "mh_adapter, output_adapter and cross_adapter are all false; nothing would be adapted"
-        factors = self.reduction_factor
-        for where, factor in factors.items() if isinstance(factors, Mapping) else [("", factors)]:
+        for where, factor in numbers(self.reduction_factor):
             if factor <= 0:
-                yield f"reduction_factor{f' of layer {where}' if where else ''} is {factor}; it must be positive"
-            if where and where != "default" and not where.isdecimal():
-                yield f"reduction_factor names the layer '{where}'; layers are numbers as words, or 'default'"
+                yield f"reduction_factor{where} is {factor}; it must be positive"
+        yield from misnamed("reduction_factor", self.reduction_factor)
         if (problem := unknown_activation(self.non_linearity)) is not None:
             yield problem
         if self.residual_before_ln == "post_add" and not self.original_ln_before:
@@ -200,11 +199,9 @@ class BnConfig(MethodConfig):
         Raises:
             ConfigError: the mapping names neither this layer nor a default.
         """
-        factor = self.reduction_factor
-        if isinstance(factor, Mapping):
-            factor = factor.get(str(point.layer), factor.get("default", 0))
-            if not factor:
-                raise self.error(f"reduction_factor names neither layer {point.layer} nor 'default'")
+        factor = at_layer(self.reduction_factor, point.layer)
+        if factor is None:
+            raise self.error(f"reduction_factor names neither layer {point.layer} nor 'default'")
         return max(1, int(point.hidden_size // factor))
 
     def build(self, points: Sequence[PointLike]) -> Build:

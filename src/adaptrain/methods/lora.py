@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
-
-import torch
+from typing import ClassVar, Literal
 
 from adaptrain.errors import ConfigError
-from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, register_method, register_preset
+from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, kept_in, register_method, register_preset
 from adaptrain.methods.dora import DoRA, DvoRA
 from adaptrain.methods.ia3 import ActivationScale, Scale
+from adaptrain.methods.layers import at_layer, misnamed, numbers
 from adaptrain.methods.low_rank import LoRA, LowRank, PiSSA
 from adaptrain.methods.mtl_lora import MTLLoRA
 from adaptrain.methods.targets import matches, unmatched
@@ -121,11 +120,10 @@ class LoRAConfig(MethodConfig):
             yield "lora_plus_ratio is for a trained B, which VeRA and IA³ do not have; leave it out"
 
     def _number_problems(self) -> Iterator[str]:
-        for where, rank in self.r.items() if isinstance(self.r, Mapping) else [("", self.r)]:
+        for where, rank in numbers(self.r):
             if rank < 1:
-                yield f"r{f' of layer {where}' if where else ''} is {rank}; a rank is at least 1"
-            if where and where != "default" and not where.isdecimal():
-                yield f"r names the layer '{where}'; layers are numbers as words, or 'default'"
+                yield f"r{where} is {rank}; a rank is at least 1"
+        yield from misnamed("r", self.r)
         for key in ("alpha", "lora_plus_ratio"):
             if getattr(self, key) <= 0:
                 yield f"{key} is {getattr(self, key)}; it must be positive"
@@ -208,10 +206,8 @@ class LoRAConfig(MethodConfig):
         Raises:
             ConfigError: the mapping names neither this layer nor a default.
         """
-        if not isinstance(self.r, Mapping):
-            return self.r
-        rank = self.r.get(str(point.layer), self.r.get("default", 0))
-        if not rank:
+        rank = at_layer(self.r, point.layer)
+        if rank is None:
             layer = f"neither layer {point.layer}" if point.layer >= 0 else f"no rank for {point.name}"
             raise self.error(f"r names {layer} nor 'default'")
         return rank
@@ -224,11 +220,13 @@ class LoRAConfig(MethodConfig):
 
     def build(self, points: Sequence[PointLike]) -> Build:
         if self.init_weights != "vera":
-            return Build({point.name: self._keep(self._unit(point)) for point in points})
+            return Build({point.name: kept_in(self.dtype, self._unit(point)) for point in points})
         width, height = max(point.in_features for point in points), max(point.out_features for point in points)
         frozen = Frozen(self.rank(points[0]), width, height, self.vera_seed)
         kind = DvoRA if self.use_dora else VeRA
-        return Build({point.name: self._keep(kind(self, point, frozen)) for point in points}, {"frozen": frozen})
+        return Build(
+            {point.name: kept_in(self.dtype, kind(self, point, frozen)) for point in points}, {"frozen": frozen}
+        )
 
     def start(self, build: Build, points: Sequence[PointLike]) -> None:
         for point in points:
@@ -249,9 +247,6 @@ class LoRAConfig(MethodConfig):
         if (rank := self.rank(point)) > (most := min(point.in_features, point.out_features)):
             raise self.error(f"r is {rank}, but {point.name} has only {most} singular values for init_weights 'pissa'")
         return PiSSA(self, point)
-
-    def _keep(self, unit: Any) -> Any:
-        return unit if self.dtype is None else unit.to(getattr(torch, self.dtype))
 
 
 @register_method

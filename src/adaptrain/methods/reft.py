@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from adaptrain.errors import listed
 from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
-from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, register_method, register_preset
+from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, kept_in, register_method, register_preset
 from adaptrain.state import LayerState
 
 
@@ -89,8 +89,7 @@ class ReftConfig(MethodConfig):
         for point in points:
             if self.r > point.hidden_size:
                 raise self.error(f"r is {self.r}, more than the hidden size {point.hidden_size}")
-            unit = Reft(self, point.hidden_size)
-            units[point.name] = unit if self.dtype is None else unit.to(getattr(torch, self.dtype))
+            units[point.name] = kept_in(self.dtype, Reft(self, point.hidden_size))
         return Build(units)
 
 

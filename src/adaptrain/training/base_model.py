@@ -73,11 +73,12 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
     Raises:
         ModelError: it is nowhere, or of a model type that transformers does not know.
     """
-    folder = _local(config)
-    location, revision = (config.name, config.revision or "main") if folder is None else (str(folder), None)
+    location = str(_local(config) or config.name)
     with _told(config.name, f"has no config that can be read in {location}"), quiet():
         return AutoConfig.from_pretrained(
-            location, revision=revision or "main", trust_remote_code=config.allow_remote_code == config.name
+            location,
+            revision=config.revision or "main",  # of no meaning in a folder
+            trust_remote_code=config.allow_remote_code == config.name,
         )
 
 

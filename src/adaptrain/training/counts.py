@@ -11,7 +11,7 @@ from adaptrain.adapter import Adapter
 from adaptrain.auto import AutoAdapterModel
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError
-from adaptrain.methods import MethodConfig, config_from_dict
+from adaptrain.methods import config_from_dict
 from adaptrain.training.base_model import read_config
 
 
@@ -33,11 +33,8 @@ def parameter_counts(
     for name, values in adapters.items():
         try:
             method = config_from_dict(values)
-            counts[name] = total if method.trains_base else _count(method, base)
+            adapter = Adapter("a", method, base.sites, fresh=False)
+            counts[name] = total if method.trains_base else adapter.parameter_count()
         except AdaptrainError as error:
             counts[name] = error
     return total, counts
-
-
-def _count(method: MethodConfig, base: Any) -> int:
-    return Adapter("a", method, base.sites, fresh=False).parameter_count()
