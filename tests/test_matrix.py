@@ -112,7 +112,7 @@ def test_every_method_changes_every_architecture_and_no_row_another(arch, method
     model, inputs = adapted(arch, METHODS[method]), batch(arch, (4, 7))
     short = run(model, alone(arch, inputs, 0))
     together = run(model, inputs)
-    assert gap(together[:1][:, visible(arch, inputs, together)[0]], short) < 1e-5
+    assert gap(together[:1][:, visible(arch, inputs, together)[0]], short) < 1e-5 * (1 + short.abs().max())
     change = gap(together, run(base(arch), inputs))
     assert change > 0.02 if METHODS[method].has_units else change == 0
 
