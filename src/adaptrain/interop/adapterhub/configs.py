@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adaptrain.errors import CheckpointError, listed, unknown
-from adaptrain.interop.adapterhub.families import Family
+from adaptrain.interop.adapterhub.family import Family
 from adaptrain.methods import BnConfig, MethodConfig, config_from_dict, config_from_string
 
 _OLD_PRESETS = ("pfeiffer", "houlsby", "pfeiffer+inv", "houlsby+inv")
@@ -37,6 +37,7 @@ class Origin:
         model_class: that the folder was saved from.
         is_task: saved as a task adapter, when adapter-transformers 1 distinguished those from language adapters.
         inverts: whether the file holds an invertible adapter.
+        matrices: which of q, k, v a LoRA adapts.
     """
 
     family: Family
@@ -44,6 +45,7 @@ class Origin:
     model_class: str
     is_task: bool
     inverts: bool
+    matrices: tuple[str, ...] = ()
 
     @property
     def alpha_was_ignored(self) -> bool:
@@ -91,11 +93,40 @@ def _converted(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     }
     if kind not in known:
         raise CheckpointError(unknown("method of the library", str(kind), [*filter(None, known), "union"], "Known are"))
-    return known[kind](values, origin)
+    return known[kind](_counted_over_all(values, origin.family.depths), origin)
+
+
+def _counted_over_all(values: dict[str, Any], depths: tuple[int, ...]) -> dict[str, Any]:
+    """Indices of layers over the whole model, where the library counts those of each part from 0."""
+
+    def moved(indices: Iterable[int]) -> list[int]:
+        starts = [sum(depths[:part]) for part in range(len(depths))]
+        return [start + i for start, depth in zip(starts, depths, strict=True) for i in indices if i < depth]
+
+    if not depths:
+        return values
+    for key in ("leave_out", "layers"):
+        if isinstance(values.get(key), list):
+            values[key] = moved(values[key])
+    factors = values.get("reduction_factor")
+    if isinstance(factors, Mapping):
+        own = {int(key): factor for key, factor in factors.items() if key != "default"}
+        rest = {key: factor for key, factor in factors.items() if key == "default"}
+        values["reduction_factor"] = rest | {str(j): own[i] for i in own for j in moved([i])}
+    return values
 
 
 def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    values = _renewed(values, origin)
+    values, family = _renewed(values, origin), origin.family
+    if family.no_bottleneck:
+        raise CheckpointError(f"a bottleneck cannot be computed as in the library: {family.no_bottleneck}")
+    if values.get("mh_adapter") and values.get("original_ln_before") and not family.attention_norm:
+        raise CheckpointError(
+            "original_ln_before with mh_adapter: the library leaves the norm out there on this family, so that a "
+            "bottleneck cannot be computed as it did"
+        )
+    if family.crosses_with_attention:
+        values["cross_adapter"] = values["mh_adapter"]
     if isinstance(values.get("scaling"), int):
         values["scaling"] = float(values["scaling"])
     if values.get("inv_adapter") == "glow":
@@ -148,6 +179,8 @@ def _lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     if family.swapped_mlp:
         up, down = values.pop("output_lora", False), values.pop("intermediate_lora", False)
         values |= {"intermediate_lora": up, "output_lora": down}
+    if family.fused_mlp:
+        values["gate_lora"] = values.get("intermediate_lora", False)
     scales, dora = values.get("composition_mode") == "scale", bool(values.get("use_dora"))
     gated, up = bool(values.get("use_gating")), bool(values.get("intermediate_lora"))
     if values.get("init_weights") == "vera":
@@ -161,8 +194,26 @@ def _lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
                 f"alpha is {values['alpha']} with composition_mode 'scale': where queries, keys and values come out of "
                 "one module, the library multiplies all of them with it, adapted or not"
             )
+    if family.heads and values.get("selfattn_lora", True):
+        values |= _of_all_heads(values, len(origin.matrices), scales, gated)
     method = "ia3" if scales else "dora" if dora else "lora"
     return values | {"method": method, "as_adapterhub": gated or dora or (scales and up)}
+
+
+def _of_all_heads(values: dict[str, Any], adapted: int, scales: bool, gated: bool) -> dict[str, Any]:
+    """The config where the library's q, k, v are thirds of the heads and each of ours has a part of all of them.
+
+    The rank is that of all adapted ones together, and the scaling α / r stays.
+    """
+    matrices = {"attn_matrices": ["q", "k", "v"]}
+    if scales:
+        return matrices
+    if gated and adapted > 1:
+        raise CheckpointError(
+            "use_gating where the rows of queries, keys and values lie head by head: the library gates thirds of the "
+            "heads, each with its own gate, and there is one for a whole projection here"
+        )
+    return matrices | {"r": values["r"] * adapted, "alpha": values["alpha"] * adapted}
 
 
 def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
@@ -173,6 +224,8 @@ def _prefix_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     gated = bool(values.get("use_gating"))
     if not gated:
         values.pop("shared_gating", None)
+    if origin.family.depths:
+        values["encoder_prefix"] = True  # the encoder's is named as that of a model of its own, which always has one
     return values | {"method": "prefix_tuning", "as_adapterhub": gated}
 
 
