@@ -18,7 +18,7 @@ MERGE = [
     for name, config in UNITS.items()
     if config.method in ("lora", "ia3", "vera", "dora", "dvora", "mtl_lora") and "gated" not in name
 ]
-TIED = {("lora-o-gate-words", arch) for arch in ("bart",)}
+TIED = {("lora-o-words", arch) for arch in ("bart",)}
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 
 

@@ -149,7 +149,7 @@ def test_a_model_without_the_methods_points_is_refused():
         DoubleSeqBnConfig(leave_out=(0, 1)),
         DoubleSeqBnConfig(mh_adapter=False, output_adapter=False, cross_adapter=True),
     ):
-        with pytest.raises(UnsupportedError, match=f"'a' \\({config.method}\\) would have no unit in this bert"):
+        with pytest.raises(UnsupportedError, match=f"'a' \\({config.method}\\) does not fit a bert"):
             model.add_adapter("a", config)
     assert model.adapter_names() == []
 

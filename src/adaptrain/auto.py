@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ class AutoAdapterModel:
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        architecture: str | Path | Mapping[str, Any] | None = None,
     ) -> AdaptedModel:
         """Load from a local folder or the hub; safetensors only.
 
         Args:
             dtype: of the frozen base; float32 when None, so that results do not depend on how a file was saved.
+            architecture: the table to use where the model type has none (`AdaptedModel`).
 
         Raises:
             ModelError: missing, unreadable or incomplete.
@@ -53,7 +56,7 @@ class AutoAdapterModel:
                 f"The base model '{name}' lacks weights, which would be random: {', '.join(missing[:3])}{more}; "
                 "use a complete checkpoint"
             )
-        return AdaptedModel(base)
+        return AdaptedModel(base, architecture)
 
     @staticmethod
     def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:

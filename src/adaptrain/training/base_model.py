@@ -147,8 +147,13 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
-def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
+def load_model(
+    base: BaseModel, dtype: torch.dtype, architecture: str | dict[str, Any] | None = None
+) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
+
+    Args:
+        architecture: as in `RunConfig`.
 
     Raises:
         ModelError: the files are not readable, or of a model type that transformers does not know.
@@ -162,6 +167,7 @@ def load_model(base: BaseModel, dtype: torch.dtype) -> tuple[Any, BaseModel]:
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=base.remote_code,
+            architecture=architecture,
         )
     if base.fingerprint == base.revision:
         base = dataclasses.replace(base, fingerprint=_cached_fingerprint(base) or base.fingerprint)
