@@ -223,6 +223,9 @@ def family_of(model: PreTrainedModel) -> Family:
     if kind not in FAMILIES:
         known = listed([*FAMILIES, "encoder-decoder"])
         raise CheckpointError(f"AdapterHub folders are read for {known}, and this model is a {kind}")
+    if FAMILIES[kind] is _BERT and getattr(config, "add_cross_attention", False):
+        prefixes = {**_BERT.prefixes, "cross_prefix": "encoder.cross_attention"}
+        return replace(_BERT, prefixes=prefixes, crosses_with_attention=True)
     if kind == "albert":
         return replace(_ALBERT, width=config.inner_group_num)
     if kind == "deberta":
