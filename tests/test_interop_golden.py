@@ -13,7 +13,8 @@ from torch import Tensor
 
 import adaptrain
 from adaptrain.architectures import architectures
-from foreign_folders import WHERE, refused
+from adaptrain.errors import CheckpointError
+from foreign_folders import WHERE
 from matrix import gap
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -23,7 +24,17 @@ OTHERS = ("bert", "bart", "gpt2")
 WITHOUT_SDPA = ("deberta", "deberta-v2", "gemma2", "gptj")
 """What transformers computes in one way only."""
 
-REFUSED: dict[tuple[str, str], str] = {}
+_NORM = "cannot be computed with the norm"
+_PLACES = ("double_seq_bn", "double_seq_bn_ln", "par_bn", "seq_bn_inv")
+REFUSED: dict[tuple[str, str], str] = {
+    **{(arch, case): "the last layer's norms in every layer" for arch in ("gemma2", "gemma3_text") for case in _PLACES},
+    **{("modernbert", case): "takes what the norms return for the residual" for case in _PLACES},
+    **{("xmod", case): _NORM for case in ("double_seq_bn_ln", "seq_bn_inv", "seq_bn_plus", "unipelt")},
+    **{(arch, "prefix_tuning_flat"): "in the relative positions" for arch in ("t5", "t5_gated", "mt5")},
+    **{(arch, "unipelt"): "in the relative positions" for arch in ("t5", "t5_gated")},
+    ("deberta", "unipelt"): "gates thirds of the heads",
+}
+"""What cannot be computed as the library did, and a part of what is said."""
 
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/*/{WHERE}") if path.parts[-3] not in OTHERS)
 NAMES = [(path.parts[-2], path.name) for path in FOLDERS]
@@ -72,6 +83,19 @@ def test_parity_with_the_reference_library(arch, case, attention):
     assert model.load_adapter(REFERENCE / arch / case, set_active=True) == "t"
     found = run(model, inputs)
     assert found.shape == expected.shape
+    if arch in ("deberta", "deberta-v2") and case == "prompt_tuning":  # there a prompt sees the padding
+        padded = (inputs["attention_mask"] == 0).any(1)
+        found, expected = found[~padded], expected[~padded]
     assert gap(found, expected) < 1e-4
     if case != "prompt_tuning":  # whose output is longer
         assert gap(found, plain) > 0.05
+
+
+@pytest.mark.parametrize(("arch", "case"), [pair for pair in REFUSED if pair in NAMES])
+def test_what_the_library_computes_otherwise_is_refused(arch, case):
+    model, inputs = made(arch), inputs_of(arch)
+    before = run(model, inputs)
+    with pytest.raises(CheckpointError, match=REFUSED[arch, case]):
+        model.load_adapter(REFERENCE / arch / case, set_active=True)
+    assert model.adapter_names() == []
+    assert torch.equal(run(model, inputs), before)

@@ -82,7 +82,8 @@ def _converted(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     kind = values.pop("architecture", None)
     values.pop("init_weights_seed", None)
     if kind == "union":
-        return {"method": "union", "configs": [_converted(dict(member), origin) for member in values["configs"]]}
+        made = [_converted(dict(member), origin) for member in values["configs"]]
+        return {"method": "union", "configs": [each for one in made for each in one.get("configs", [one])]}
     known = {
         None: _bottleneck,
         "lora": _lora,
@@ -120,10 +121,10 @@ def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     values, family = _renewed(values, origin), origin.family
     if family.no_bottleneck:
         raise CheckpointError(f"a bottleneck cannot be computed as in the library: {family.no_bottleneck}")
-    if values.get("mh_adapter") and values.get("original_ln_before") and not family.attention_norm:
+    if not family.norms and (values.get("original_ln_before") or not values.get("original_ln_after", True)):
         raise CheckpointError(
-            "original_ln_before with mh_adapter: the library leaves the norm out there on this family, so that a "
-            "bottleneck cannot be computed as it did"
+            "original_ln_before, or no original_ln_after: between a sublayer and its norm this family has more of its "
+            "own, so that a bottleneck cannot be computed with the norm as the library did"
         )
     if family.crosses_with_attention:
         values["cross_adapter"] = values["mh_adapter"]
@@ -148,7 +149,38 @@ def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
             values.pop("phm_rank", None)  # it has no meaning there, and neither has the range below
         if values.get("phm_c_init") == "uniform" or not values.get("shared_phm_rule", True):
             values.pop("phm_init_range", None)
-    return values | {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
+    values |= {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
+    return _exchanged(values) if family.exchanged and values.get("mh_adapter") else values
+
+
+def _exchanged(values: dict[str, Any]) -> dict[str, Any]:
+    """The config where the library's bottleneck after attention reads the residual r, and adds its output h to it.
+
+    Of their sum both are the same. Else its sequential form r + f(r), to which h is added, is the parallel form
+    h + f(r), to which r is added; and the other way round. Elsewhere the form stays, which makes two bottlenecks.
+    """
+    before, after = bool(values.get("original_ln_before")), values.get("original_ln_after", True)
+    if before and (after or values.get("residual_before_ln", True) is not True):
+        return values
+    shares = values.get("phm_layer") and (values.get("shared_phm_rule", True) or values.get("shared_W_phm"))
+    wrong = {
+        "original_ln_after is false": not after,
+        "adapter_residual_before_ln is true": values.get("adapter_residual_before_ln"),
+        "stochastic_depth is not 0": values.get("stochastic_depth"),
+        "its PHM layers share numbers": shares and values.get("output_adapter"),
+    }
+    for problem in (problem for problem, found in wrong.items() if found):
+        raise CheckpointError(
+            f"mh_adapter, and {problem}: on this family the library takes the residual for the attention's output "
+            "there, which cannot be computed with that"
+        )
+    rest = values | {"mh_adapter": False}
+    own = {key: value for key, value in values.items() if not key.startswith("inv_adapter")}
+    own |= {"output_adapter": False, "cross_adapter": False, "residual_before_ln": True}
+    own["is_parallel"] = not values.get("is_parallel", False)
+    if not (rest.get("output_adapter") or rest.get("inv_adapter")):
+        return own
+    return {"method": "union", "configs": [own, rest]}
 
 
 def _renewed(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
@@ -221,6 +253,8 @@ def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
 
 
 def _prefix_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    if origin.family.no_prefix:
+        raise CheckpointError(f"a prefix cannot be computed as in the library: {origin.family.no_prefix}")
     gated = bool(values.get("use_gating"))
     if not gated:
         values.pop("shared_gating", None)

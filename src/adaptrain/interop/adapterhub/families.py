@@ -44,6 +44,7 @@ _ALBERT = replace(
         "ffn_output": ("mlp.down",),
     },
     attentions={"attention": "attention"},
+    exchanged=True,
 )
 
 _DEBERTA = replace(
@@ -135,6 +136,7 @@ _T5 = replace(
         **{f"layer.{index}.DenseReluDense.wo": ("mlp.down",) for index in (1, 2)},
     },
     attentions={"layer.0.SelfAttention": "attention", "layer.1.EncDecAttention": "cross_attention"},
+    no_prefix="the library counts it in the relative positions, so that every word is further away by its length",
 )
 
 _GPT2 = Family(
@@ -192,7 +194,7 @@ _MODERNBERT = Family(
 
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "bert-generation"), _BERT),
-    "xmod": replace(_BERT, attention_norm=False),
+    "xmod": replace(_BERT, norms=False),
     "albert": _ALBERT,
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA_V2,

@@ -24,8 +24,11 @@ class Family:
         depths: layers of each part, where every part counts its own from 0 (encoder-decoders made of two models).
         swapped_mlp: `intermediate` means the down- and `output` the up-projection (LLaMA).
         crosses_with_attention: `mh_adapter` also decides about cross-attention, and `cross_adapter` about nothing.
-        attention_norm: whether a bottleneck after attention is given the model's norm there.
+        exchanged: a bottleneck after attention is given the residual as the output, and the output as the residual
+            (ALBERT).
+        norms: whether bottlenecks find the model's norms where the library has them.
         no_bottleneck: why a bottleneck cannot be computed as in the library.
+        no_prefix: why a prefix cannot.
     """
 
     layers: Mapping[str, str]
@@ -41,8 +44,10 @@ class Family:
     depths: tuple[int, ...] = ()
     swapped_mlp: bool = False
     crosses_with_attention: bool = False
-    attention_norm: bool = True
+    exchanged: bool = False
+    norms: bool = True
     no_bottleneck: str = ""
+    no_prefix: str = ""
 
     @property
     def fused(self) -> bool:
