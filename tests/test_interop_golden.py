@@ -162,10 +162,10 @@ def test_an_import_can_be_saved_as_our_own(arch, case, tmp_path):
 
 
 def test_the_librarys_thirds_of_deberta_have_the_rank_of_all_together():
-    """Two of three would be of rank 4; here all three, each of rank 2, so that every projection has rank 6."""
+    """Three of rank 2 and alpha 3 in the file; a row of any projection can read through any of them."""
     model = made("deberta")
     model.load_adapter(REFERENCE / "deberta" / "lora")
-    config = model.get_adapter("t").config
+    config: Any = model.get_adapter("t").config
     assert (config.r, config.alpha, config.attn_matrices) == (6, 9, ("q", "k", "v"))
     own = model.get_adapter("t").tensors()
     rows = [own[f"encoder.0.attention.{role}.lora.A"] for role in ("query", "key", "value")]
@@ -177,9 +177,8 @@ def test_the_librarys_thirds_of_deberta_have_the_rank_of_all_together():
 
 def test_an_xmod_whose_own_adapters_do_something_is_refused():
     model = made("xmod")
-    ends = [
-        adapter.dense2 for layer in model.base_model.encoder.layer for adapter in layer.output.adapter_modules.values()
-    ]
+    base: Any = model.base_model
+    ends = [adapter.dense2 for layer in base.encoder.layer for adapter in layer.output.adapter_modules.values()]
     ends[-1].bias.data[3] = 0.1
     with pytest.raises(CheckpointError, match="deletes X-MOD's own language adapters"):
         model.load_adapter(REFERENCE / "xmod" / "lora")
