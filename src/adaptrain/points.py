@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from adaptrain.errors import ConfigError, UnsupportedError, nearest
+from adaptrain.quantised import float_weight, scheme
 
 
 class LinearPart:
     """The linear map of a module, or one slice of a fused one.
 
     `weight` (out, in) and `bias` (out) are views: they follow the module to another device, and what is copied into
-    them is the module's.
+    them is the module's. The weight of a quantised map is a float copy, made anew whenever it is read.
 
     Args:
         module: Linear, transformers' Conv1D, or an embedding, which is the linear map of one-hot words.
@@ -31,9 +32,14 @@ class LinearPart:
 
     @property
     def weight(self) -> Tensor:
-        weight: Any = self.module.weight
-        weight = weight.detach() if hasattr(self.module, "out_features") else weight.detach().t()
+        weight = float_weight(self.module)
+        weight = weight if hasattr(self.module, "out_features") else weight.t()
         return weight.narrow(0, self.start, self.size) if self.fused else weight
+
+    @property
+    def quantised(self) -> str | None:
+        """What the weight is quantised with, in words."""
+        return scheme(getattr(self.module, "weight", None))
 
     @property
     def bias(self) -> Tensor | None:
@@ -104,6 +110,8 @@ def linear_sizes(module: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear map; transformers' Conv1D and embeddings keep their weight the other way round."""
     if hasattr(module, "out_features"):
         return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
+    if isinstance(module, nn.Embedding):  # a quantised one's weight has another shape
+        return module.embedding_dim, module.num_embeddings
     first, second = module.weight.shape  # type: ignore[misc]
     return int(second), int(first)
 
