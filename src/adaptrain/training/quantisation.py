@@ -1,7 +1,7 @@
 """How `model.quantize` keeps the frozen base in few bits.
 
-    bnb_4bit   NF4 with scales that are quantised too, multiplied in the run's precision   (Dettmers et al. 2023, *QLoRA*)
-    bnb_8bit   a scale a row; large inputs apart, in 16 bits                                (Dettmers et al. 2022)
+    bnb_4bit   NF4, its scales quantised too, multiplied in the dtype of the run   (Dettmers et al. 2023, *QLoRA*)
+    bnb_8bit   a scale a row; large inputs apart, in 16 bits                        (Dettmers et al. 2022)
     ao_int8    torchao's int8 weights, a scale a row; inputs stay in float
 
 torchao's int4 is not among them: no gradient comes through it.
