@@ -24,7 +24,7 @@ from adaptrain import quantised
 from adaptrain.errors import ModelError, UnsupportedError
 from adaptrain.methods import DoRAConfig, FullConfig, IA3Config, LoRAConfig
 from adaptrain.model import AdaptedModel
-from matrix import UNITS, add, base, batch, gap, randomise, run
+from matrix import UNITS, add, base, batch, gap, randomise, run, supported
 
 
 def _library(name: str) -> Any:
@@ -153,7 +153,7 @@ def learning(model: AdaptedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, di
 # ---- every method
 
 
-PAIRS = [(arch, method) for arch in ("llama", "bert") for method in UNITS] + [
+PAIRS = [(arch, method) for arch in ("llama", "bert") for method in UNITS if supported(arch, method)] + [
     ("gpt2", "dora"),  # fused maps, which bitsandbytes turns round
     ("gpt2", "pissa"),
     ("gpt2", "ia3-everywhere"),
