@@ -28,7 +28,7 @@ class Family:
             (ALBERT).
         norms: whether bottlenecks find the model's norms where the library has them.
         no_bottleneck: why a bottleneck cannot be computed as in the library.
-        no_prefix: why a prefix cannot.
+        counts_prefix: whether a prefix counts among the relative positions (T5).
     """
 
     layers: Mapping[str, str]
@@ -47,7 +47,7 @@ class Family:
     exchanged: bool = False
     norms: bool = True
     no_bottleneck: str = ""
-    no_prefix: str = ""
+    counts_prefix: bool = False
 
     @property
     def fused(self) -> bool:
