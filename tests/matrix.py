@@ -178,6 +178,7 @@ _BART = {
     "forced_eos_token_id": None,
 }
 _T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+_T5 |= {"decoder_start_token_id": 0}
 _DEBERTA = _ENCODER | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 6}
 _IMAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _IMAGE |= {"image_size": 16, "patch_size": 8}
@@ -195,6 +196,7 @@ _SOUND = {
     "num_conv_pos_embedding_groups": 4,
     "feat_extract_norm": "layer",  # the other one looks at the whole row, padding included
     "layerdrop": 0.0,
+    "mask_time_prob": 0.0,  # it draws from numpy
 }
 _WHISPER = {key: value for key, value in _BART.items() if key not in ("max_position_embeddings", "forced_eos_token_id")}
 _WHISPER |= {"num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 64, "suppress_tokens": None}

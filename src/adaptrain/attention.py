@@ -52,6 +52,14 @@ def install(model: PreTrainedModel) -> None:
             f"{model.config.model_type} uses '{implementation}'; load it with attn_implementation='sdpa'"
         )
     model.set_attn_implementation(PREFIX + implementation)
+    models = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    if deaf := [part for part in models if not (part.config._attn_implementation or "").startswith(PREFIX)]:
+        uninstall(model)
+        raise UnsupportedError(
+            f"Prefix tuning cannot reach the attention of {type(deaf[0]).__name__}: transformers does not let its "
+            "implementation be chosen. A module that calls ALL_ATTENTION_FUNCTIONS.get_interface can be reached; for "
+            "one that attends in a method of its own, the architecture can name it (attentions.attention.method)"
+        )
 
 
 def uninstall(model: PreTrainedModel) -> None:

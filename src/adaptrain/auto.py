@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
@@ -38,14 +39,17 @@ class AutoAdapterModel:
         """
         given: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
         try:
-            base, found = AutoModel.from_pretrained(
+            config = AutoConfig.from_pretrained(
+                str(name), revision=revision or "main", trust_remote_code=trust_remote_code
+            )
+            base, found = _class_of(config).from_pretrained(
                 str(name),
                 revision=revision or "main",
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                **_without_unused_pooler(name, revision, trust_remote_code),
+                **({} if trust_remote_code else _unused_pooler(config)),
                 **given,
             )
         except (OSError, ValueError, SafetensorError) as error:
@@ -61,12 +65,19 @@ class AutoAdapterModel:
     @staticmethod
     def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:
         """A base model with random weights."""
-        return AdaptedModel(AutoModel.from_config(config, **_unused_pooler(config), **options))
+        found = _class_of(config)
+        make = found.from_config if found is AutoModel else found._from_config
+        return AdaptedModel(make(config, **_unused_pooler(config), **options))
 
 
-def _without_unused_pooler(name: str | Path, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    config = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=trust_remote_code)
-    return {} if trust_remote_code else _unused_pooler(config)
+_BARE = {"encoder-decoder": "EncoderDecoderModel", "siglip_text_model": "SiglipTextModel"}
+"""What AutoModel does not know by its model type."""
+
+
+def _class_of(config: PreTrainedConfig) -> Any:
+    """The class of the model without a head."""
+    name = _BARE.get(config.model_type)
+    return AutoModel if name is None else getattr(transformers, name)
 
 
 def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:

@@ -65,15 +65,18 @@ register_architecture(("bert", "roberta", "xlm-roberta", "electra", "bert-genera
 def xmod(config: Any) -> Architecture:
     """X-MOD: RoBERTa with adapters of its own behind each layer, which stay. Its norms may stand before."""
     known = bert(config).stacks[0]
-    sublayers = known.sublayers
+    sublayers = dict(known.sublayers)
     if config.pre_norm:
-        before = {"attention": "attention", "cross_attention": "crossattention", "mlp": "output"}
-        sublayers = {
-            name: replace(row, norm=None, residual=before[name], argument=1 if name == "mlp" else 0)
-            for name, row in known.sublayers.items()
-        }
-    else:  # between the addition and the norm stands the model's own adapter, so that there is no norm of the sum
-        sublayers = {**known.sublayers, "mlp": replace(known.sublayers["mlp"], norm=None)}
+        sublayers = {name: replace(row, norm=None) for name, row in sublayers.items()}
+        sublayers["attention"] = replace(sublayers["attention"], residual="attention", argument=0)
+        if "cross_attention" in sublayers:
+            sublayers["cross_attention"] = replace(sublayers["cross_attention"], residual="crossattention", argument=0)
+    # what follows the addition is the norm of the model's own adapter, if that is all that reads the sum
+    own = (
+        "adapter_layer_norm" if config.adapter_layer_norm else "LayerNorm" if config.adapter_reuse_layer_norm else None
+    )
+    norm = f"output.{own}" if own is not None and config.ln_before_adapter else None
+    sublayers["mlp"] = replace(sublayers["mlp"], norm=norm)
     return Architecture("xmod", (replace(known, sublayers=sublayers),))
 
 

@@ -19,7 +19,10 @@ def pair(config: Any) -> Architecture:
     if encoder.prompt is not None:  # the decoder attends to it
         encoder = replace(encoder, prompt=replace(encoder.prompt, end=None))
     decoder = _only(config.decoder).below("decoder.base_model")
-    decoder = replace(decoder, name="decoder", prompt=None, mask="decoder_attention_mask", causal=True)
+    words = replace(decoder.embeddings, output=None)  # what is invertible stands in the encoder
+    decoder = replace(
+        decoder, name="decoder", causal=True, embeddings=words, prompt=None, mask="decoder_attention_mask"
+    )
     return Architecture("encoder-decoder", (replace(encoder, name="encoder"), decoder), pooling="last")
 
 

@@ -42,7 +42,8 @@ def _towers(name: str, causal: bool) -> None:
     text = replace(_TEXT, causal=causal)
     both = tuple(replace(tower.below(f"{tower.name}_model"), optional=True) for tower in (text, _VISION))
     register_architecture((name,), Architecture(name, both))
-    register_architecture((f"{name}_text_model",), Architecture(name, (text,)))
+    pooling = "last" if causal else "first"
+    register_architecture((f"{name}_text_model",), Architecture(name, (text,), pooling))
     register_architecture((f"{name}_vision_model",), Architecture(name, (_VISION,)))
 
 

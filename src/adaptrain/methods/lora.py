@@ -201,12 +201,12 @@ class LoRAConfig(MethodConfig):
         return chosen
 
     def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
-        yield from super().missing(points)
         roles = {point.role for point in points}
         if self.targets is None and self.gate_lora and "gate" not in roles:
             yield "gate_lora is true, and the model's MLPs have no gate"
         if self.targets is None and self.embeddings_lora and "words" not in roles:
             yield "embeddings_lora is true, and the model looks up no words"
+        yield from super().missing(points)
 
     def rank(self, point: PointLike) -> int:
         """r at a point.

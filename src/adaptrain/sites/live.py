@@ -117,10 +117,8 @@ class Sites:
         for block in blocks(tree):
             if not isinstance(block, Stack):
                 methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
-                raise UnsupportedError(
-                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
-                    "version runs a single adapter or a Stack"
-                )
+                what = f"{type(block).__name__} over {methods} on {self.model.config.model_type}"
+                raise UnsupportedError(f"{what} cannot be activated: this version runs a single adapter or a Stack")
 
     def forget(self) -> None:
         """End what an interrupt has left open in this thread; torch runs no hook after one."""

@@ -49,16 +49,29 @@ def check_paths(model: PreTrainedModel, architecture: Architecture) -> None:
 
 
 def fitting(model: PreTrainedModel) -> list[str]:
-    """The model types whose tables fit a model, one a family."""
-    found: dict[str, str] = {}
+    """The model types whose tables fit a model, one a family; first the one that names most of its modules."""
+    found: dict[str, tuple[int, str]] = {}
     for model_type, table in architectures().items():
         try:
             architecture = table(model.config)
         except (AdaptrainError, AttributeError):
             continue  # made from keys that this config does not have
         if not any(_problems(model.base_model, architecture)):
-            found.setdefault(architecture.name, model_type)
-    return list(found.values())
+            found.setdefault(architecture.name, (_named(architecture), model_type))
+    return [model_type for _, model_type in sorted(found.values(), key=lambda each: -each[0])]
+
+
+def _named(architecture: Architecture) -> int:
+    """How many modules of a layer a table names."""
+    paths = set()
+    for stack in architecture.stacks:
+        paths |= {(stack.name, row.path) for row in [*stack.projections.values(), *stack.attentions.values()]}
+        paths |= {
+            (stack.name, path)
+            for row in stack.sublayers.values()
+            for path in (row.output, row.residual, row.norm, row.beside)
+        }
+    return len(paths)
 
 
 def _problems(base: nn.Module, architecture: Architecture) -> Iterator[str]:
