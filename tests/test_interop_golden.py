@@ -125,7 +125,7 @@ def test_what_the_library_computes_otherwise_is_refused(arch, case):
     assert torch.equal(run(model, inputs), before)
 
 
-@pytest.mark.parametrize("arch", sorted({arch for arch, _ in READ} - {"encoder-decoder"}))
+@pytest.mark.parametrize("arch", sorted({arch for arch, _ in READ} - {"encoder-decoder", "bert_decoder"}))
 def test_folders_of_a_class_with_a_head_say_where_its_base_is(arch, tmp_path):
     """Their keys begin with the name of the base model in that class, or with that of the library's own classes."""
     folder = REFERENCE / arch / "lora"
@@ -255,3 +255,14 @@ def test_a_prefix_of_t5_that_leaves_layers_out_is_refused(tmp_path):
     (copy / WHERE).write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"leave_out is \[1\]: on this family the library loses"):
         made("t5").load_adapter(copy)
+
+
+def test_a_config_that_does_not_say_which_matrices_means_queries_and_values(tmp_path):
+    copy = shutil.copytree(REFERENCE / "gpt2" / "lora13", tmp_path / "x")
+    values = json.loads((copy / WHERE).read_text())
+    assert values["config"].pop("attn_matrices") == ["q", "v"]
+    (copy / WHERE).write_text(json.dumps(values))
+    found, expected = (adapterhub.read(folder, made("gpt2").base_model) for folder in (copy, REFERENCE / "gpt2/lora13"))
+    assert found.config == expected.config
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[key], expected.tensors[key]) for key in found.tensors)
