@@ -110,7 +110,7 @@ def test_parity_with_the_reference_library(arch, case, attention):
     if arch in ("deberta", "deberta-v2") and case == "prompt_tuning":  # there a prompt sees the padding
         padded = (inputs["attention_mask"] == 0).any(1)
         found, expected = found[~padded], expected[~padded]
-    assert gap(found, expected) < 1e-4
+    assert gap(found, expected) < 3e-5
     if case != "prompt_tuning":  # whose output is longer
         assert gap(found, plain) > 0.05
 
