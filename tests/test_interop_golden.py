@@ -29,12 +29,12 @@ OTHERS = ("bert", "bart", "gpt2")
 WITHOUT_SDPA = ("deberta", "deberta-v2", "gemma2", "gptj")
 """What transformers computes in one way only."""
 
-_NORM = "cannot be computed with the norm"
+_NORM = "leaves out the norm after"
 _PLACES = ("double_seq_bn", "double_seq_bn_ln", "par_bn", "seq_bn_inv")
 REFUSED: dict[tuple[str, str], str] = {
     **{(arch, case): "the last layer's norms in every layer" for arch in ("gemma2", "gemma3_text") for case in _PLACES},
     **{("modernbert", case): "takes what the norms return for the residual" for case in _PLACES},
-    **{("xmod", case): _NORM for case in ("double_seq_bn_ln", "seq_bn_inv", "seq_bn_plus", "unipelt")},
+    **{("xmod", case): _NORM for case in ("double_seq_bn_ln",)},
     ("deberta", "unipelt"): "gates thirds of the heads",
 }
 """What cannot be computed as the library did, and a part of what is said."""

@@ -121,10 +121,11 @@ def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     values, family = _renewed(values, origin), origin.family
     if family.no_bottleneck:
         raise CheckpointError(f"a bottleneck cannot be computed as in the library: {family.no_bottleneck}")
-    if not family.norms and (values.get("original_ln_before") or not values.get("original_ln_after", True)):
+    reads_norm = values.get("original_ln_before") or not values.get("original_ln_after", True)
+    if family.no_attention_norm and values.get("mh_adapter") and reads_norm:
         raise CheckpointError(
-            "original_ln_before, or no original_ln_after: between a sublayer and its norm this family has more of its "
-            "own, so that a bottleneck cannot be computed with the norm as the library did"
+            "mh_adapter with original_ln_before, or without original_ln_after: the library leaves out the norm after "
+            "this family's attention, so that a bottleneck there cannot be computed as it did"
         )
     if family.crosses_with_attention:
         values["cross_adapter"] = values["mh_adapter"]

@@ -194,7 +194,7 @@ _MODERNBERT = Family(
 
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "bert-generation"), _BERT),
-    "xmod": replace(_BERT, norms=False),
+    "xmod": replace(_BERT, no_attention_norm=True),
     "albert": _ALBERT,
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA_V2,

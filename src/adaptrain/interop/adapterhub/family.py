@@ -26,7 +26,7 @@ class Family:
         crosses_with_attention: `mh_adapter` also decides about cross-attention, and `cross_adapter` about nothing.
         exchanged: a bottleneck after attention is given the residual as the output, and the output as the residual
             (ALBERT).
-        norms: whether bottlenecks find the model's norms where the library has them.
+        no_attention_norm: a bottleneck after attention is not told of the norm that follows (X-MOD).
         no_bottleneck: why a bottleneck cannot be computed as in the library.
         counts_prefix: whether a prefix counts among the relative positions (T5).
     """
@@ -45,7 +45,7 @@ class Family:
     swapped_mlp: bool = False
     crosses_with_attention: bool = False
     exchanged: bool = False
-    norms: bool = True
+    no_attention_norm: bool = False
     no_bottleneck: str = ""
     counts_prefix: bool = False
 
