@@ -8,10 +8,11 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+QUANTISED := $(VENV)/.installed-quantised
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all support check format clean
+.PHONY: help setup quantised quickstart test test-all support check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV), a few minutes the first time"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[quickstart,dev]'
+	@touch $@
+
+quantised: $(QUANTISED) ## add bitsandbytes and torchao, so that the tests of quantised bases run
+
+$(QUANTISED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[quantised]'
 	@touch $@
 
 quickstart: $(STAMP) ## train an adapter, evaluate it, print the table; offline

@@ -22,7 +22,7 @@ FLOORS = [
     ["errors", "version"],
     ["composition", "state", "context", "files"],
     ["methods", "architectures"],
-    ["sites", "points", "attention", "adapter"],
+    ["sites", "points", "quantised", "attention", "adapter"],
     ["model", "prediction", "weights", "auto", "checkpoint", "heads", "interop"],
     ["training", "evaluation", "reporting", "tasks", "config"],
     ["cli", "__main__"],

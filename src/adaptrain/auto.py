@@ -26,18 +26,31 @@ class AutoAdapterModel:
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         architecture: str | Path | Mapping[str, Any] | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
     ) -> AdaptedModel:
         """Load from a local folder or the hub; safetensors only.
 
         Args:
-            dtype: of the frozen base; float32 when None, so that results do not depend on how a file was saved.
+            dtype: of the frozen base; when None the dtype that its 4-bit weights are multiplied in, else float32, so
+                that results do not depend on how a file was saved.
+            quantization_config: transformers' `BitsAndBytesConfig` or `TorchAoConfig`, to keep the base in few bits.
+            device_map: where transformers puts the base; of use with `quantization_config`, which quantises there.
             architecture: the table to use where the model type has none (`AdaptedModel`).
 
         Raises:
-            ModelError: missing, unreadable or incomplete.
+            ModelError: missing, unreadable or incomplete; quantised by a library that is not here, or cannot do so on
+                this device.
             UnsupportedError: no architecture for its model type.
         """
-        given: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        options = {
+            "attn_implementation": attn_implementation,
+            "quantization_config": quantization_config,
+            "device_map": device_map,
+        }
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        if dtype is None and getattr(quantization_config, "load_in_4bit", False):
+            dtype = quantization_config.bnb_4bit_compute_dtype  # bitsandbytes would cast the biases to it in place
         try:
             config = AutoConfig.from_pretrained(
                 str(name), revision=revision or "main", trust_remote_code=trust_remote_code
@@ -54,6 +67,13 @@ class AutoAdapterModel:
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
+        except (ImportError, RuntimeError) as error:
+            if quantization_config is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            kind = type(quantization_config).__name__
+            raise ModelError(
+                f"The base model '{name}' cannot be quantised with {kind} here: {_first_line(error)}"
+            ) from error
         if missing := sorted(found["missing_keys"]):
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ModelError(

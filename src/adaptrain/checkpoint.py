@@ -22,11 +22,12 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from adaptrain.adapter import Adapter, check_name
-from adaptrain.errors import AdaptrainError, CheckpointError, ConfigError
+from adaptrain.errors import AdaptrainError, CheckpointError, ConfigError, UnsupportedError, listed
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.heads import Head, head_from_dict
 from adaptrain.interop import adapterhub
 from adaptrain.methods import MethodConfig, config_from_dict
+from adaptrain.quantised import scheme
 from adaptrain.sites import Sites
 from adaptrain.version import __version__
 
@@ -209,11 +210,23 @@ def find(source: str | Path, revision: str | None = None) -> Path:
 
 
 def own_head(model: PreTrainedModel) -> dict[str, Parameter]:
-    """Parameters of the prediction head that is part of the model's class; not those of an output embedding."""
+    """Parameters of the prediction head that is part of the model's class; not those of an output embedding.
+
+    Raises:
+        UnsupportedError: they are quantised, so they can be neither trained nor stored.
+    """
     output = model.get_output_embeddings()
     inside = {id(parameter) for parameter in model.base_model.parameters()}
     inside |= set() if output is None else {id(parameter) for parameter in output.parameters()}
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
+    own = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in inside}
+    if few := {name: found for name, parameter in own.items() if (found := scheme(parameter)) is not None}:
+        heads = listed(dict.fromkeys(name.partition(".")[0] for name in few))
+        raise UnsupportedError(
+            f"The head of this {type(model).__name__} is quantised ({', '.join(few)}; {next(iter(few.values()))}), and "
+            f"a head trains in float; name {heads} in llm_int8_skip_modules (bitsandbytes) or modules_to_not_convert "
+            "(torchao), or load the base with AutoAdapterModel"
+        )
+    return own
 
 
 def _fit(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], reason: str) -> None:

@@ -19,6 +19,7 @@ from adaptrain.context import Records, current_setup, generating, recording
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
+from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
 from adaptrain.sites import Sites, table_for
 from adaptrain.weights import WithWeights
 
@@ -42,8 +43,8 @@ class AdaptedModel(WithHeads, WithWeights):
         identity: where the base came from (`name`, `revision`, `fingerprint`), saved beside every adapter.
 
     Raises:
-        UnsupportedError: no table for the model type, or it does not fit; names the tables that would, or every path
-            that is wrong.
+        UnsupportedError: no table for the model type, or it does not fit (names the tables that would, or every path
+            that is wrong); or a quantised base that has been repacked already.
         ConfigError: the architecture that is given is none.
     """
 
@@ -53,6 +54,7 @@ class AdaptedModel(WithHeads, WithWeights):
         architecture: str | Path | Mapping[str, Any] | Architecture | None = None,
     ) -> None:
         super().__init__()
+        keep_as_loaded(base_model)
         self.base_model = base_model
         self.architecture = table_for(base_model, architecture)
         self.sites = Sites(base_model, self.architecture)
@@ -158,6 +160,11 @@ class AdaptedModel(WithHeads, WithWeights):
 
     def _put(self, adapter: Adapter) -> None:
         self._not_merged(adapter.name)
+        if adapter.config.trains_base and (found := scheme_of(self.base_model)) is not None:
+            raise UnsupportedError(
+                f"The adapter '{adapter.name}' ({adapter.config.method}) would train the base model's weights, which "
+                f"are quantised ({found}); load the base in float for it"
+            )
         if key_of(adapter.name) in self.adapters:
             self.sites.remove(adapter.name)
         adapter.to(self.base_model.device)
@@ -232,9 +239,15 @@ class AdaptedModel(WithHeads, WithWeights):
         """Freeze everything but the adapters of a composition and the head of its last one, and activate it.
 
         A head of the base model itself stays trainable, unless it is the output embedding.
+
+        Raises:
+            UnsupportedError: a quantised base that no gradient comes through, or whose own head is quantised.
         """
+        own = checkpoint.own_head(self.base_model).values()
         self.set_active_adapters(composition)
         chosen = [self.get_adapter(name) for name in names(self.sites.active)]
+        if any(adapter.config.has_units for adapter in chosen):
+            refuse_training(self.base_model)
         self.requires_grad_(False)
         for adapter in chosen:
             adapter.requires_grad_(True)
@@ -242,7 +255,7 @@ class AdaptedModel(WithHeads, WithWeights):
                 self.base_model.requires_grad_(True)
         if chosen and key_of(chosen[-1].name) in self.heads:
             self.heads[key_of(chosen[-1].name)].requires_grad_(True)
-        for parameter in checkpoint.own_head(self.base_model).values():
+        for parameter in own:
             parameter.requires_grad_(True)
         self.train()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from adaptrain.errors import ConfigError, UnsupportedError, nearest
+from adaptrain.quantised import float_weight, scheme
 
 
 class LinearPart:
@@ -58,8 +59,14 @@ class LinearPart:
 
     @property
     def weight(self) -> Tensor:
-        """(out, in); it follows the module to another device."""
-        return self.cut(self._weight(), 0)
+        """(out, in), in float; it follows the module to another device. Of a quantised map it is a copy, made anew."""
+        weight = float_weight(self.module)
+        return self.cut(weight if hasattr(self.module, "out_features") else weight.t(), 0)
+
+    @property
+    def quantised(self) -> str | None:
+        """What the weight is quantised with, in words."""
+        return scheme(getattr(self.module, "weight", None))
 
     @property
     def bias(self) -> Tensor | None:
@@ -144,6 +151,8 @@ def linear_sizes(module: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear map; transformers' Conv1D and embeddings keep their weight the other way round."""
     if hasattr(module, "out_features"):
         return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
+    if isinstance(module, nn.Embedding):  # a quantised one's weight has another shape
+        return module.embedding_dim, module.num_embeddings
     first, second = module.weight.shape  # type: ignore[misc]
     return int(second), int(first)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,7 +14,11 @@ from adaptrain.adapter import Adapter
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import ConfigUnion, MethodConfig, MTLLoRAConfig, PrefixTuningConfig
 from adaptrain.methods.prefix import Prefix, eject
+from adaptrain.quantised import dequantise, scheme_of
 from adaptrain.sites import Sites
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SHARED = ("A", "B")
 """What MTL-LoRA's tasks have in common: the projections, not the task's matrix and weights."""
@@ -23,6 +29,7 @@ class WithWeights(nn.Module):
 
     base_model: PreTrainedModel
     sites: Sites
+    adapters: nn.ModuleDict
 
     def get_adapter(self, name: str) -> Adapter:
         raise NotImplementedError
@@ -38,7 +45,8 @@ class WithWeights(nn.Module):
     def merge_adapter(self, name: str) -> None:
         """Work an adapter into the base weights, so that it costs nothing to run; no composition is active then.
 
-        LoRA, DoRA, IA³, VeRA and MTL-LoRA can be merged, without gates.
+        LoRA, DoRA, IA³, VeRA and MTL-LoRA can be merged, without gates. Quantised weights are never merged into:
+        `dequantize` first.
 
         Raises:
             AdapterNameError: no such adapter.
@@ -55,6 +63,30 @@ class WithWeights(nn.Module):
         """Take a merged adapter out again: the base weights are what they were, bit for bit, and so is what was
         active."""
         self.sites.unmerge()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Self:
+        """This model with the numbers of its quantised base in float: a copy, with copies of its adapters and heads.
+
+        Adapters can be merged into it. The model itself keeps its quantised base, bit for bit; while both are there,
+        both take their memory.
+
+        Raises:
+            UnsupportedError: the base is not quantised, a map of it cannot be dequantised, or an adapter is merged.
+        """
+        if scheme_of(self.base_model) is None:
+            raise UnsupportedError("The base model is not quantised; there is nothing to dequantise")
+        if self.merged_adapter is not None:
+            raise UnsupportedError(f"'{self.merged_adapter}' is merged; call reset_adapter() first")
+        twin = copy.deepcopy(self)
+        active = twin.sites.active
+        twin.sites.detach()
+        dequantise(twin.base_model, dtype)
+        twin.sites = Sites(twin.base_model, twin.sites.architecture)
+        for adapter in twin.adapters.values():
+            assert isinstance(adapter, Adapter)
+            twin.sites.add(adapter.name, adapter.config.method, adapter.units, tuple(adapter.shared.values()))
+        twin.sites.active = active
+        return twin
 
     def eject_prefix_tuning(self, name: str) -> None:
         """Turn reparameterised prefixes into flat ones with the same outputs; their MLP is gone.

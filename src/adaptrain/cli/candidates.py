@@ -18,6 +18,7 @@ _LITERALS = {
     "trainer.gradient_checkpointing": ("true", "false"),
     "trainer.group_by_length": ("true", "false"),
     "model.attention": ("auto", "sdpa", "eager"),
+    "model.quantize": ("bnb_4bit", "bnb_8bit", "ao_int8"),
 }
 
 

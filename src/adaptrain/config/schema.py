@@ -27,6 +27,7 @@ class ModelConfig:
         package: Python package that carries the model, as `module:folder`; used before the hub.
         sha256: of the weights file that the package carries; checked when loaded.
         attention: `auto` takes transformers' choice.
+        quantize: keep the frozen maps in few bits (`docs/quantised.md`); null keeps them in `trainer.precision`.
         allow_remote_code: the one hub id whose own code may run; must equal `name`.
     """
 
@@ -35,6 +36,7 @@ class ModelConfig:
     package: str | None = None
     sha256: str | None = None
     attention: Literal["auto", "sdpa", "eager"] = "auto"
+    quantize: Literal["bnb_4bit", "bnb_8bit", "ao_int8"] | None = None
     allow_remote_code: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ class Decomposed(LowRank):
 
     def __init__(self, config: LoRAConfig, point: PointLike, *shared: Any) -> None:
         super().__init__(config, point, *shared)
-        readable(point)  # the norms read W in every forward: a quantised one is refused when weights are loaded, too
+        readable(point)  # in every forward, for the norms: what cannot be is refused when weights are loaded, too
         self.as_adapterhub = config.as_adapterhub
         self.m = nn.Parameter(torch.ones(point.out_features))
 

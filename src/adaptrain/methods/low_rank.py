@@ -126,10 +126,10 @@ def readable(point: PointLike) -> Tensor | None:
     """The frozen weight at a point (out, in); None where the base model is a geometry without weights.
 
     Raises:
-        UnsupportedError: it is quantised.
+        UnsupportedError: it is quantised in a way that nobody here can undo.
     """
     assert point.map is not None
     weight = point.map.weight
     if not weight.is_floating_point():
-        raise UnsupportedError(f"The weight of {point.name} is quantised; this method starts from its plain numbers")
+        raise UnsupportedError(f"The weight of {point.name} is quantised, and this method needs its plain numbers")
     return None if weight.is_meta else weight.detach()

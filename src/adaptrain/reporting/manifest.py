@@ -27,6 +27,8 @@ LIBRARIES = (
     "safetensors",
     "numpy",
     "hydra-core",
+    "bitsandbytes",
+    "torchao",
 )
 
 
@@ -48,7 +50,7 @@ def manifest(
     """The manifest as JSON-able values.
 
     Args:
-        base_model: name, revision, fingerprint, where it was loaded from.
+        base_model: name, revision, fingerprint, where it was loaded from, how it is quantised.
         data: one mapping a split: name, place, fingerprint, rows, truncated.
         seconds: wall time of `train`, `evaluate` and `total`.
         peak_memory: bytes; the device's on cuda, the process's elsewhere.

@@ -130,4 +130,6 @@ def settings(config: RunConfig) -> dict[str, Any]:
         for key, value in dataclasses.asdict(getattr(config, group)).items():
             if (name := f"{group}.{key}") not in _NO_INFLUENCE:
                 found[name] = value
+    if config.model.quantize is not None:
+        found["model.quantize"] = config.model.quantize
     return found

@@ -109,6 +109,13 @@ class Sites:
         end = [module.register_forward_hook(self._leave, always_call=True) for module in self._inputs]
         self._handles = [*begin, *act, *end]
 
+    def detach(self) -> None:
+        """Take all hooks from the model, which others shall serve from now on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        attention.uninstall(self.model)
+
     def accept(self, tree: Composition | None) -> None:
         """Refuse a composition that this model cannot run.
 

@@ -59,9 +59,12 @@ class Merged:
         part = site.part
         if isinstance(part.module, nn.Embedding):
             _refuse_tied(part.module, model, place)
+        if part.quantised is not None:
+            raise UnsupportedError(
+                f"the weight of {place} is quantised ({part.quantised}) and would have to be rounded to as few bits "
+                f"again; merge into a float copy: model.dequantize().merge_adapter('{self.name}')"
+            )
         weight, bias = part.weight, part.bias
-        if not weight.is_floating_point():
-            raise UnsupportedError(f"the weight of {place} is quantised")
         self._before.append((part, weight.clone(), None if bias is None else bias.clone()))
         new_weight, new_bias = weight.float(), None if bias is None else bias.float()
         for unit in site.units[self.name]:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, listed
 from adaptrain.tasks.packages import package_folder
 from adaptrain.tasks.text import prepare_tokenizer
+from adaptrain.training.quantisation import check_library, check_quantised, loading_options, quiet_libraries
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -148,19 +150,26 @@ def load_tokenizer(base: BaseModel) -> Any:
 
 
 def load_model(
-    base: BaseModel, dtype: torch.dtype, architecture: str | dict[str, Any] | None = None
+    base: BaseModel,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+    architecture: str | dict[str, Any] | None = None,
 ) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
 
     Args:
+        device: where a quantised base is quantised; any other is loaded on the CPU.
         architecture: as in `RunConfig`.
 
     Raises:
-        ModelError: the files are not readable, or of a model type that transformers does not know.
+        ModelError: the files are not readable, or of a model type that transformers does not know; or the base cannot
+            be quantised as its config says.
         UnsupportedError: adaptrain has no table for the model type.
     """
     attention = None if base.config.attention == "auto" else base.config.attention
-    with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet():
+    check_library(base.config)
+    silence = quiet_libraries() if base.config.quantize else nullcontext()
+    with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet(), silence:
         model = AutoAdapterModel.from_pretrained(
             base.location,
             revision=base.revision,
@@ -168,7 +177,9 @@ def load_model(
             attn_implementation=attention,
             trust_remote_code=base.remote_code,
             architecture=architecture,
+            **loading_options(base.config, dtype, device),
         )
+    check_quantised(base.config, model)
     if base.fingerprint == base.revision:
         base = dataclasses.replace(base, fingerprint=_cached_fingerprint(base) or base.fingerprint)
     model.set_base_identity(**base.identity)

@@ -15,6 +15,7 @@ from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
 from adaptrain.training.precision import Hardware, find_hardware
+from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
 
 
@@ -52,8 +53,7 @@ class Prepared:
         """Numbers that train in the adapter, in the head, and those of the base model."""
         adapter = self.model.parameter_count(self.config.task.name)
         trainable = sum(parameter.numel() for _, parameter in self.model.trainable_parameters())
-        base = sum(parameter.numel() for parameter in self.model.base_model.parameters())
-        return adapter, trainable - adapter, base
+        return adapter, trainable - adapter, self.model.base_model.num_parameters()
 
     def describe_data(self) -> list[dict[str, Any]]:
         """One mapping a split, for the manifest."""
@@ -82,6 +82,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         UnsupportedError: a method or model that do not go together.
     """
     task = config.task
+    check_library(config.model)
     hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base)
     source = locate(task, config.data)
     splits = {
@@ -94,7 +95,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, config.architecture)
+    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
     seed_everything(config.seed)
     model.add_adapter(task.name, config=method)
     model.add_classification_head(

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from adaptrain.config.schema import RunConfig
-from adaptrain.errors import OutputError
+from adaptrain.errors import ConfigError, OutputError
 from adaptrain.evaluation.metrics import check_metrics, get_metric
 from adaptrain.evaluation.predict import Predictions
 from adaptrain.evaluation.saved import write_task
@@ -121,10 +121,16 @@ def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
     """The config with every key of its method filled in, so that it says what was run whatever defaults become.
 
     Raises:
-        ConfigError: a method that is unknown or has wrong keys; a metric that does not fit the task.
+        ConfigError: a method that is unknown, has wrong keys or cannot train on a quantised base; a metric that does
+            not fit the task.
     """
     method = config_from_dict(config.adapter)
     task = config.task
+    if method.trains_base and config.model.quantize is not None:
+        raise ConfigError(
+            f"adapter={method.method} trains the base model's weights, which model.quantize={config.model.quantize} "
+            "keeps in few bits; set model.quantize=null, or choose another adapter"
+        )
     check_metrics(task.type, len(task.labels), (task.metric, *task.extra_metrics))
     return dataclasses.replace(config, adapter=method.to_dict()), method
 
@@ -243,7 +249,7 @@ def _write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[s
         processes=run.hardware.accelerator.num_processes,
         precision=run.hardware.precision.name,
         base_dtype=run.hardware.precision.base,
-        base_model={**run.base.identity, "location": run.base.location},
+        base_model={**run.base.identity, "location": run.base.location, "quantize": run.config.model.quantize},
         data=run.describe_data(),
         seconds={"train": spent.train, "evaluate": spent.evaluate, "total": spent.total},
         peak_memory=spent.memory,
