@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -34,8 +35,6 @@ REFUSED: dict[tuple[str, str], str] = {
     **{(arch, case): "the last layer's norms in every layer" for arch in ("gemma2", "gemma3_text") for case in _PLACES},
     **{("modernbert", case): "takes what the norms return for the residual" for case in _PLACES},
     **{("xmod", case): _NORM for case in ("double_seq_bn_ln",)},
-    **{(arch, "prefix_tuning_flat"): "in the relative positions" for arch in ("t5", "t5_gated", "mt5")},
-    **{(arch, "unipelt"): "in the relative positions" for arch in ("t5", "t5_gated")},
     ("deberta", "unipelt"): "gates thirds of the heads",
 }
 """What cannot be computed as the library did, and a part of what is said."""
@@ -111,7 +110,7 @@ def test_parity_with_the_reference_library(arch, case, attention):
     if arch in ("deberta", "deberta-v2") and case == "prompt_tuning":  # there a prompt sees the padding
         padded = (inputs["attention_mask"] == 0).any(1)
         found, expected = found[~padded], expected[~padded]
-    assert gap(found, expected) < 1e-4
+    assert gap(found, expected) < 3e-5
     if case != "prompt_tuning":  # whose output is longer
         assert gap(found, plain) > 0.05
 
@@ -126,7 +125,7 @@ def test_what_the_library_computes_otherwise_is_refused(arch, case):
     assert torch.equal(run(model, inputs), before)
 
 
-@pytest.mark.parametrize("arch", sorted({arch for arch, _ in READ} - {"encoder-decoder"}))
+@pytest.mark.parametrize("arch", sorted({arch for arch, _ in READ} - {"encoder-decoder", "bert_decoder"}))
 def test_folders_of_a_class_with_a_head_say_where_its_base_is(arch, tmp_path):
     """Their keys begin with the name of the base model in that class, or with that of the library's own classes."""
     folder = REFERENCE / arch / "lora"
@@ -219,3 +218,51 @@ def test_a_bottleneck_after_alberts_attention_that_has_no_other_form_is_refused(
     (copy / WHERE).write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=f"{said}: on this family the library takes the residual"):
         made("albert").load_adapter(copy)
+
+
+@pytest.mark.parametrize("arch", ["t5", "t5_gated"])
+def test_a_prefix_among_the_relative_positions_stays_there_while_decoding(arch):
+    model, inputs = made(arch, "sdpa"), inputs_of(arch)
+    model.load_adapter(REFERENCE / arch / "prefix_tuning_flat", set_active=True)
+    words = inputs.pop("decoder_input_ids")
+    whole = run(model, inputs | {"decoder_input_ids": words})
+    with torch.no_grad():
+        past = model(**inputs, decoder_input_ids=words[:, :2], use_cache=True).past_key_values
+        pieces = []
+        for index in range(2, words.shape[1]):
+            out = model(**inputs, decoder_input_ids=words[:, index : index + 1], past_key_values=past, use_cache=True)
+            pieces.append(out.last_hidden_state)
+    assert gap(torch.cat(pieces, 1), whole[:, 2:]) < 1e-5
+
+
+def test_a_prefix_of_t5_has_no_position_where_it_is_our_own():
+    """The library's formula is another function of the same numbers."""
+    model, inputs = made("t5"), inputs_of("t5")
+    model.load_adapter(REFERENCE / "t5" / "prefix_tuning_flat", set_active=True)
+    theirs = run(model, inputs)
+    config: Any = model.get_adapter("t").config
+    assert config.as_adapterhub
+    model.add_adapter("own", dataclasses.replace(config, as_adapterhub=False))
+    model.get_adapter("own").load_tensors(model.get_adapter("t").tensors())
+    model.set_active_adapters("own")
+    assert gap(run(model, inputs), theirs) > 0.05
+
+
+def test_a_prefix_of_t5_that_leaves_layers_out_is_refused(tmp_path):
+    copy = shutil.copytree(REFERENCE / "t5" / "prefix_tuning_flat", tmp_path / "x")
+    values = json.loads((copy / WHERE).read_text())
+    values["config"]["leave_out"] = [1]
+    (copy / WHERE).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"leave_out is \[1\]: on this family the library loses"):
+        made("t5").load_adapter(copy)
+
+
+def test_a_config_that_does_not_say_which_matrices_means_queries_and_values(tmp_path):
+    copy = shutil.copytree(REFERENCE / "gpt2" / "lora13", tmp_path / "x")
+    values = json.loads((copy / WHERE).read_text())
+    assert values["config"].pop("attn_matrices") == ["q", "v"]
+    (copy / WHERE).write_text(json.dumps(values))
+    found, expected = (adapterhub.read(folder, made("gpt2").base_model) for folder in (copy, REFERENCE / "gpt2/lora13"))
+    assert found.config == expected.config
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[key], expected.tensors[key]) for key in found.tensors)

@@ -192,6 +192,8 @@ class AttentionState(State):
         hidden: what the queries are made from, (rows, queries, hidden).
         tokens: which queries are tokens, (rows, queries) of booleans; None: all.
         gates: multiplies each query's scores and weights of each key, (rows, 1, queries, positions); None: one.
+        wider: the bias of more keys, given their number, where those in front would be positions too; None: the model's
+            bias does not depend on positions.
     """
 
     positions_axis = 2
@@ -204,6 +206,7 @@ class AttentionState(State):
     hidden: Tensor | None = None
     tokens: Tensor | None = None
     gates: Tensor | None = None
+    wider: Callable[[int], Tensor] | None = None
 
     def join_rows(self, pieces: Sequence[AttentionState]) -> Self:  # type: ignore[override]
         """Pieces may have got prefixes of different lengths: shorter ones are filled on the left, out of sight."""
@@ -232,11 +235,13 @@ class AttentionState(State):
         keys: Tensor | None = None,
         values: Tensor | None = None,
         gates: Tensor | None = None,
+        counted: bool = False,
     ) -> Self:
         """Put `length` positions before the keys; zeros when no keys are given.
 
         Args:
             gates: of the new positions for each query, (rows, 1, queries, length); one when None.
+            counted: where there is a position bias, they are positions as all others; else they have none.
         """
         if length == 0:
             return self
@@ -251,7 +256,9 @@ class AttentionState(State):
             seen = True if mask.dtype == torch.bool else 0.0
             mask = torch.cat([mask.new_full(shape, seen if visible else hidden), mask], -1)
         bias = self.bias
-        if bias is not None:
+        if counted and self.wider is not None:
+            bias = self.wider(self.keys.shape[2] + length)
+        elif bias is not None:
             bias = torch.cat([bias.new_zeros(*bias.shape[:-1], length), bias], -1)
         if gates is not None or self.gates is not None:
             old = self.explicit_gates()

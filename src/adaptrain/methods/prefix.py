@@ -46,7 +46,8 @@ class PrefixTuningConfig(MethodConfig):
         use_gating: with a gate a layer.
         shared_gating: one gate for keys and values; not to be split on causal models.
         leave_out: layers without a prefix, counted over the whole model.
-        as_adapterhub: gates as AdapterHub computes them, means over padding and later tokens too.
+        as_adapterhub: as AdapterHub computes. Gates are means over padding and later tokens too; where the model has
+            relative positions (T5), P counts among them, so that all tokens are further away by l.
     """
 
     method: ClassVar[str] = "prefix_tuning"
@@ -131,6 +132,7 @@ class PrefixUnit(Unit):
         self._shared = (prefix,)  # in a tuple: the parameters belong to the location, not to this layer
         self.index = index
         self.dropout = config.dropout
+        self.counted = config.as_adapterhub
         self.gate = None
         if config.use_gating:
             outputs = 1 if config.shared_gating else 2
@@ -148,14 +150,15 @@ class PrefixUnit(Unit):
         )  # (rows, heads, l, head_dim)
         length = keys.shape[2]
         if self.gate is None:
-            return state.extend_left(length, visible=True, keys=keys, values=values)
+            return state.extend_left(length, visible=True, keys=keys, values=values, counted=self.counted)
         assert state.hidden is not None
         gates = self.gate(state.hidden, state.tokens).to(keys.dtype)  # (rows, 1 or queries, gates)
         if self.gate.by_token:
             by_query = gates[:, None].expand(-1, -1, -1, length)  # (rows, 1, queries, l)
             return state.extend_left(length, visible=True, keys=keys, values=values, gates=by_query)
         of_keys, of_values = gates[..., :1, None], gates[..., -1:, None]  # (rows, 1, 1, 1)
-        return state.extend_left(length, visible=True, keys=keys * of_keys, values=values * of_values)
+        keys, values = keys * of_keys, values * of_values
+        return state.extend_left(length, visible=True, keys=keys, values=values, counted=self.counted)
 
 
 def eject(tensors: Mapping[str, Prefix]) -> dict[str, Tensor]:

@@ -164,9 +164,7 @@ def _folders(model_type: str) -> str:
         return "read"
     if model_type not in FAMILIES:
         return "–"
-    family = FAMILIES[model_type]
-    without = [word for word, why in {"bottlenecks": family.no_bottleneck, "prefixes": family.no_prefix}.items() if why]
-    return f"read, without {' or '.join(without)}" if without else "read"
+    return "read, without bottlenecks" if FAMILIES[model_type].no_bottleneck else "read"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

@@ -46,7 +46,18 @@ def find(model: PreTrainedModel, architecture: Architecture) -> list[Site]:
                 sites += _embedding_sites(model, stack, replace(point, hidden_size=size), place)
             sites += found
             before += 1
+    _share_positions(sites)
     return sorted(sites, key=lambda site: _ORDER.index(site.point.kind))  # stable
+
+
+def _share_positions(sites: list[Site]) -> None:
+    """Tell each attention whose relative positions it uses: those of the first layer (T5)."""
+    first: dict[tuple[str, str], nn.Module] = {}
+    for site in sites:
+        if isinstance(site, RegistryAttentionSite):
+            module = first.setdefault((site.point.stack, site.point.sublayer), site.module)
+            if getattr(module, "has_relative_attention_bias", False):
+                site.relative = module
 
 
 def _embedding_sites(model: PreTrainedModel, stack: Stack, point: Point, place: str) -> Iterator[Site]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,12 +41,27 @@ class AttentionSite(Site):
 
 
 class RegistryAttentionSite(AttentionSite):
-    """Keys and values of a module that calls transformers' attention registry."""
+    """Keys and values of a module that calls transformers' attention registry.
+
+    Attributes:
+        relative: the attention of the stack's first layer, whose relative positions serve all layers (T5); else None.
+    """
+
+    relative: Any = None
 
     def hook(self) -> Iterator[Handle]:
         attention.mark(self.module, self)
         yield _Unmark(self.module)
         yield from super().hook()
+
+    def change(self, state: AttentionState) -> AttentionState:
+        if self.relative is not None and state.bias is not None:
+            state = replace(state, wider=partial(self._wider, state.bias.shape[2], state.keys.shape[2]))
+        return super().change(state)
+
+    def _wider(self, queries: int, own: int, keys: int) -> Tensor:
+        """The bias of `keys` keys, of which the last `own` are the model's, (1, heads, queries, keys)."""
+        return self.relative.compute_bias(queries, keys, past_seen_tokens=own - queries)
 
 
 class MethodAttentionSite(AttentionSite):

@@ -254,14 +254,18 @@ def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
 
 
 def _prefix_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    if origin.family.no_prefix:
-        raise CheckpointError(f"a prefix cannot be computed as in the library: {origin.family.no_prefix}")
+    counted = origin.family.counts_prefix
+    if counted and values.get("leave_out"):
+        raise CheckpointError(
+            f"leave_out is {values['leave_out']}: on this family the library loses the relative positions from the "
+            "first layer on that has a prefix where the one before has none, or none where it has one"
+        )
     gated = bool(values.get("use_gating"))
     if not gated:
         values.pop("shared_gating", None)
     if origin.family.depths:
         values["encoder_prefix"] = True  # the encoder's is named as that of a model of its own, which always has one
-    return values | {"method": "prefix_tuning", "as_adapterhub": gated}
+    return values | {"method": "prefix_tuning", "as_adapterhub": gated or counted}
 
 
 def _prompt_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:

@@ -136,7 +136,7 @@ _T5 = replace(
         **{f"layer.{index}.DenseReluDense.wo": ("mlp.down",) for index in (1, 2)},
     },
     attentions={"layer.0.SelfAttention": "attention", "layer.1.EncDecAttention": "cross_attention"},
-    no_prefix="the library counts it in the relative positions, so that every word is further away by its length",
+    counts_prefix=True,
 )
 
 _GPT2 = Family(

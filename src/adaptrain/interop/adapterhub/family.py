@@ -28,7 +28,7 @@ class Family:
             (ALBERT).
         no_attention_norm: a bottleneck after attention is not told of the norm that follows (X-MOD).
         no_bottleneck: why a bottleneck cannot be computed as in the library.
-        no_prefix: why a prefix cannot.
+        counts_prefix: whether a prefix counts among the relative positions (T5).
     """
 
     layers: Mapping[str, str]
@@ -47,7 +47,7 @@ class Family:
     exchanged: bool = False
     no_attention_norm: bool = False
     no_bottleneck: str = ""
-    no_prefix: str = ""
+    counts_prefix: bool = False
 
     @property
     def fused(self) -> bool:

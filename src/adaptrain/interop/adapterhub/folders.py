@@ -80,7 +80,7 @@ def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
 
 
 def _matrices(config: Any) -> tuple[str, ...]:
-    """Which of q, k, v the config's LoRA adapts."""
+    """Which of q, k, v the config's LoRA adapts; q and v where it does not say."""
     members = config.get("configs", [config]) if isinstance(config, dict) else []
-    chosen = {matrix for member in members for matrix in member.get("attn_matrices", ())}
+    chosen = {matrix for member in members for matrix in member.get("attn_matrices", "qv")}
     return tuple(matrix for matrix in "qkv" if matrix in chosen)
