@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
@@ -55,15 +56,15 @@ METHODS: dict[str, MethodConfig] = {
     ),
     "lora-bert-init": LoRAConfig(r=4, alpha=2, attn_matrices=("k",), init_weights="bert", leave_out=(0,)),
     "lora-gated": LoRAConfig(r=2, alpha=5, use_gating=True, output_lora=True),
-    "lora-o-gate-words": LoRAConfig(
+    "lora-o-words": LoRAConfig(
         r={"0": 2, "default": 3},
         alpha=5,
         use_rslora=True,
         attn_matrices=("o",),
-        gate_lora=True,
         embeddings_lora=True,
         intermediate_lora=True,
     ),
+    "lora-gate": LoRAConfig(r=2, alpha=3, selfattn_lora=False, gate_lora=True),
     "lora-targets": LoRAConfig(r=2, alpha=3, targets=("*.1.attention.*", "mlp.down")),
     "pissa": LoRAConfig(r=2, alpha=3, init_weights="pissa"),
     "dora": DoRAConfig(r=3, alpha=5, output_lora=True),
@@ -136,11 +137,19 @@ class Arch:
         decoder: causal; padded on the left, and given the position ids that `generate` would give (a prefix has no
             position, so even rotary models need the right ones with it).
         attention: the implementations that it has, the usual one first.
+        reads: texts, images, sound (samples, or a spectrogram of fixed length), or texts and images.
+        auto: what makes the model from its config.
     """
 
     config: Callable[..., hf.PreTrainedConfig]
     decoder: bool = False
     attention: tuple[str, ...] = ("sdpa", "eager")
+    reads: str = "texts"
+    auto: type = hf.AutoModel
+
+    @property
+    def encoder_decoder(self) -> bool:
+        return architecture_of(self.config()).encoder_decoder
 
 
 _ENCODER = {
@@ -151,8 +160,11 @@ _ENCODER = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DECODER = _ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 99}
 _GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 48}
+_GPT2 |= {"bos_token_id": 1, "eos_token_id": 99, "pad_token_id": 0}
+_GPT2_PAIR = {key: value for key, value in _GPT2.items() if "token" not in key}
 _BART = {
     "vocab_size": 100,
     "d_model": 32,
@@ -165,26 +177,150 @@ _BART = {
     "max_position_embeddings": 64,
     "forced_eos_token_id": None,
 }
+_T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+_T5 |= {"decoder_start_token_id": 0}
+_DEBERTA = _ENCODER | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 6}
+_IMAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_IMAGE |= {"image_size": 16, "patch_size": 8}
+_SOUND = {
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": (16, 16),
+    "conv_kernel": (8, 4),
+    "conv_stride": (4, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 4,
+    "feat_extract_norm": "layer",  # the other one looks at the whole row, padding included
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.0,  # it draws from numpy
+}
+_WHISPER = {key: value for key, value in _BART.items() if key not in ("max_position_embeddings", "forced_eos_token_id")}
+_WHISPER |= {"num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 64, "suppress_tokens": None}
+_WHISPER |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 99, "decoder_start_token_id": 3}
+_WHISPER |= {"begin_suppress_tokens": None}
+
+
+def _pair(encoder: type, decoder: type, **more: Any) -> hf.EncoderDecoderConfig:
+    kind = {"is_decoder": True, "add_cross_attention": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 99}
+    one, other = encoder(**_ENCODER), decoder(**kind, **more)
+    return hf.EncoderDecoderConfig.from_encoder_decoder_configs(one, other, decoder_start_token_id=1, pad_token_id=0)
+
 
 ARCHITECTURES: dict[str, Arch] = {
     "bert": Arch(lambda: hf.BertConfig(**_ENCODER)),
     "roberta": Arch(lambda: hf.RobertaConfig(**_ENCODER)),
     "xlm-roberta": Arch(lambda: hf.XLMRobertaConfig(**_ENCODER)),
     "electra": Arch(lambda: hf.ElectraConfig(**_ENCODER, embedding_size=16)),
+    "bert-generation": Arch(lambda: hf.BertGenerationConfig(**_ENCODER)),
     "mpnet": Arch(lambda: hf.MPNetConfig(**_ENCODER), attention=("eager",)),
-    "gpt2": Arch(lambda: hf.GPT2Config(**_GPT2, bos_token_id=1, eos_token_id=99, pad_token_id=0), True),
+    # two modules that serve two layers each
+    "albert": Arch(
+        lambda: hf.AlbertConfig(**_ENCODER | {"num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2)
+    ),
+    "distilbert": Arch(
+        lambda: hf.DistilBertConfig(
+            vocab_size=100, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64
+        )
+    ),
+    "deberta": Arch(lambda: hf.DebertaConfig(**_DEBERTA), attention=("eager",)),
+    "deberta-v2": Arch(
+        lambda: hf.DebertaV2Config(**_DEBERTA, share_att_key=True, position_buckets=4, norm_rel_ebd="layer_norm"),
+        attention=("eager",),
+    ),
+    "xmod": Arch(lambda: hf.XmodConfig(**_ENCODER, languages=("en", "de"), default_language="de")),
+    "modernbert": Arch(
+        lambda: hf.ModernBertConfig(
+            **_ENCODER | _TOKENS, local_attention=4, layer_types=["full_attention", "sliding_attention"]
+        )
+    ),
+    "gpt2": Arch(lambda: hf.GPT2Config(**_GPT2), True),
+    "gptj": Arch(lambda: hf.GPTJConfig(**_GPT2, rotary_dim=4), True, ("eager",)),
     # grouped queries, and heads whose size is not hidden / heads
     "llama": Arch(lambda: hf.LlamaConfig(**_DECODER, head_dim=12, attention_bias=True, mlp_bias=True), True),
     # a window that is shorter than the batches below
     "mistral": Arch(lambda: hf.MistralConfig(**_DECODER, sliding_window=4), True),
     "qwen2": Arch(lambda: hf.Qwen2Config(**_DECODER), True),
+    "qwen3": Arch(lambda: hf.Qwen3Config(**_DECODER, head_dim=12), True),
+    "smollm3": Arch(lambda: hf.SmolLM3Config(**_DECODER), True),
+    "gemma": Arch(lambda: hf.GemmaConfig(**_DECODER, head_dim=12), True),
+    "gemma2": Arch(lambda: hf.Gemma2Config(**_DECODER, head_dim=12, sliding_window=4), True, ("eager",)),
+    "gemma3_text": Arch(lambda: hf.Gemma3TextConfig(**_DECODER, head_dim=12, sliding_window=4), True),
+    "olmo2": Arch(lambda: hf.Olmo2Config(**_DECODER), True),
+    "phi3": Arch(lambda: hf.Phi3Config(**_DECODER), True),
     "bart": Arch(lambda: hf.BartConfig(**_BART)),
+    "mbart": Arch(lambda: hf.MBartConfig(**_BART)),
+    "plbart": Arch(lambda: hf.PLBartConfig(**_BART)),
+    "marian": Arch(lambda: hf.MarianConfig(**_BART, pad_token_id=1, scale_embedding=True, decoder_start_token_id=1)),
+    "t5": Arch(lambda: hf.T5Config(**_T5)),
+    "t5-gated": Arch(lambda: hf.T5Config(**_T5, feed_forward_proj="gated-gelu")),
+    "mt5": Arch(lambda: hf.MT5Config(**_T5)),
+    "whisper": Arch(lambda: hf.WhisperConfig(**_WHISPER), reads="spectrogram"),
+    "bert-bert": Arch(lambda: _pair(hf.BertConfig, hf.BertConfig, **_ENCODER), auto=hf.AutoModelForSeq2SeqLM),
+    "bert-gpt2": Arch(lambda: _pair(hf.BertConfig, hf.GPT2Config, **_GPT2_PAIR), auto=hf.AutoModelForSeq2SeqLM),
+    "vit": Arch(lambda: hf.ViTConfig(**_IMAGE), reads="images"),
+    "deit": Arch(lambda: hf.DeiTConfig(**_IMAGE), reads="images"),
+    "beit": Arch(lambda: hf.BeitConfig(**_IMAGE, use_relative_position_bias=True, drop_path_rate=0.1), reads="images"),
+    "dinov2": Arch(lambda: hf.Dinov2Config(**_IMAGE, drop_path_rate=0.1), reads="images"),
+    "dinov2-giant": Arch(lambda: hf.Dinov2Config(**_IMAGE, use_swiglu_ffn=True), reads="images"),
+    "clip": Arch(lambda: hf.CLIPConfig(text_config=_ENCODER | _TOKENS, vision_config=_IMAGE), reads="texts and images"),
+    "clip_text_model": Arch(lambda: hf.CLIPTextConfig(**_ENCODER | _TOKENS)),
+    "clip_vision_model": Arch(lambda: hf.CLIPVisionConfig(**_IMAGE), reads="images"),
+    "siglip": Arch(
+        lambda: hf.SiglipConfig(text_config=_ENCODER | _TOKENS, vision_config=_IMAGE), reads="texts and images"
+    ),
+    "siglip_text_model": Arch(lambda: hf.SiglipTextConfig(**_ENCODER | _TOKENS), auto=hf.SiglipTextModel),
+    "siglip_vision_model": Arch(lambda: hf.SiglipVisionConfig(**_IMAGE), reads="images"),
+    "wav2vec2": Arch(lambda: hf.Wav2Vec2Config(**_SOUND), reads="sound"),
+    "wav2vec2-stable": Arch(lambda: hf.Wav2Vec2Config(**_SOUND, do_stable_layer_norm=True), reads="sound"),
+    "hubert": Arch(lambda: hf.HubertConfig(**_SOUND), reads="sound"),
 }
 
-FAMILIES: list[str] = list(
-    {architecture_of(row.config().model_type).name: arch for arch, row in [*ARCHITECTURES.items()][::-1]}.values()
-)
-"""One line of each table, for laws that do not depend on more than the table."""
+FAMILIES: list[str] = ["bert", "mpnet", "gpt2", "llama", "bart"]
+"""What the laws run on with every method; on the other lines with one of each kind (`KINDS`)."""
+
+KINDS = [
+    "lora-everywhere",
+    "ia3",
+    "bn-norms",
+    "adapterplus",
+    "seq_bn_inv",
+    "prefix_tuning",
+    "prompt-after-bos",
+    "loreft",
+]
+"""One method of each kind of point."""
+
+
+def supported(arch: str, method: str) -> bool:
+    """Whether the table has a place for everything that the method asks for."""
+    stacks = architecture_of(ARCHITECTURES[arch].config()).stacks
+    asked = [member for member in METHODS[method].members() if member.has_units]
+    places = {
+        "inv_adapter": any(stack.embeddings.output for stack in stacks),
+        "embeddings_lora": any(stack.embeddings.words for stack in stacks),
+        "gate_lora": any("mlp.gate" in stack.projections for stack in stacks),
+        "prompt_length": any(stack.prompt for stack in stacks),
+    }
+    return all(there or not getattr(member, key, None) for member in asked for key, there in places.items())
+
+
+def pairs(*methods: str, archs: list[str] | None = None) -> Any:
+    """Parametrises over architecture and method: all methods of the matrix, or those named, on the families; on the
+    other lines those of `KINDS` among them."""
+    chosen, lines = methods or tuple(METHODS), ARCHITECTURES if archs is None else archs
+    return pytest.mark.parametrize(
+        ("arch", "method"),
+        [
+            (arch, method)
+            for arch in lines
+            for method in chosen
+            if (arch in FAMILIES or method in KINDS) and supported(arch, method)
+        ],
+    )
 
 
 def randomise(module: nn.Module, std: float, seed: int) -> None:
@@ -200,21 +336,23 @@ def randomise(module: nn.Module, std: float, seed: int) -> None:
 @cache
 def _base(arch: str, attention: str, auto: type) -> hf.PreTrainedModel:
     torch.manual_seed(0)
-    model = auto.from_config(ARCHITECTURES[arch].config(), attn_implementation=attention)
+    make = getattr(auto, "from_config", None) or auto._from_config  # transformers' Auto classes lack SigLIP's texts
+    model = make(ARCHITECTURES[arch].config(), attn_implementation=attention)
     randomise(model, 0.15, seed=1)
     return model.eval()
 
 
-def base(arch: str, attention: str | None = None, auto: type = hf.AutoModel) -> hf.PreTrainedModel:
+def base(arch: str, attention: str | None = None, auto: type | None = None) -> hf.PreTrainedModel:
     """A tiny random model of a family; a fresh copy, always with the same weights."""
-    return copy.deepcopy(_base(arch, attention or ARCHITECTURES[arch].attention[0], auto))
+    row = ARCHITECTURES[arch]
+    return copy.deepcopy(_base(arch, attention or row.attention[0], auto or row.auto))
 
 
 def adapted(
     arch: str,
     config: MethodConfig | None = None,
     attention: str | None = None,
-    auto: type = hf.AutoModel,
+    auto: type | None = None,
     trained: bool = True,
     name: str = "a",
 ) -> AdaptedModel:
@@ -234,37 +372,77 @@ def add(model: AdaptedModel, name: str, config: MethodConfig, seed: int = 2, tra
 
 
 def batch(arch: str, lengths: tuple[int, ...] = (7, 4), seed: int = 3, side: str | None = None) -> dict[str, Tensor]:
-    """A padded batch: on the left for decoders, on the right for the others."""
-    row = ARCHITECTURES[arch]
-    side = side or ("left" if row.decoder else "right")
-    pad = row.config().pad_token_id
+    """A padded batch: on the left for decoders, on the right for the others. An image has no length; of sound, a length
+    is the number of frames."""
+    row, rows = ARCHITECTURES[arch], len(lengths)
     generator = torch.Generator().manual_seed(seed)
+    inputs: dict[str, Tensor] = {}
+    if "texts" in row.reads:
+        config = row.config()
+        inputs = _texts(lengths, side or ("left" if row.decoder else "right"), generator, _pad(config))
+        if row.decoder:
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if "images" in row.reads:
+        inputs["pixel_values"] = torch.randn(rows, 3, 16, 16, generator=generator)
+    if row.reads == "spectrogram":
+        inputs["input_features"] = torch.randn(rows, 8, 40, generator=generator)
+    if row.reads == "sound":
+        samples = [8 + 4 * (4 + 4 * (length - 1) - 1) for length in lengths]  # two convolutions, of 8 and 4, by 4
+        mask = torch.stack([(torch.arange(max(samples)) < each).long() for each in samples])
+        inputs = {"input_values": torch.randn(mask.shape, generator=generator) * mask, "attention_mask": mask}
+    if row.encoder_decoder:
+        inputs["decoder_input_ids"] = torch.randint(5, 99, (rows, 5), generator=generator)
+    return inputs
+
+
+def _texts(lengths: tuple[int, ...], side: str, generator: torch.Generator, pad: int) -> dict[str, Tensor]:
     ids = torch.randint(5, 99, (len(lengths), max(lengths)), generator=generator)
     mask = torch.zeros_like(ids)
     for index, length in enumerate(lengths):
         (mask[index, -length:] if side == "left" else mask[index, :length]).fill_(1)
-    inputs = {"input_ids": ids.where(mask.bool(), torch.tensor(pad)), "attention_mask": mask}
-    if row.decoder:
-        inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-    if arch == "bart":
-        inputs["decoder_input_ids"] = torch.randint(5, 99, (len(lengths), 5), generator=generator)
-    return inputs
+    return {"input_ids": ids.where(mask.bool(), torch.tensor(pad)), "attention_mask": mask}
+
+
+def _pad(config: hf.PreTrainedConfig) -> int:
+    return next((each for each in (getattr(config, "pad_token_id", None),) if each is not None), 0)
 
 
 def alone(arch: str, inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     """One row of a batch, its padding cut off."""
-    seen = inputs["attention_mask"][row].bool()
+    seen = inputs["attention_mask"][row].bool() if "attention_mask" in inputs else None
+    whole = ("decoder_input_ids", "pixel_values", "input_features")
     return {
-        key: value[row : row + 1] if key.startswith("decoder") else value[row : row + 1, seen]
+        key: value[row : row + 1] if key in whole or seen is None else value[row : row + 1, seen]
         for key, value in inputs.items()
     }
+
+
+def visible(arch: str, inputs: dict[str, Tensor], output: Tensor) -> Tensor:
+    """Which positions of an output are not padding, (rows, positions)."""
+    row, mask = ARCHITECTURES[arch], inputs.get("attention_mask")
+    every = torch.ones(output.shape[:2], dtype=torch.bool)
+    if mask is None or row.encoder_decoder:
+        return every
+    if row.reads == "sound":
+        frames = base(arch)._get_feat_extract_output_lengths(mask.sum(1))
+        return torch.arange(output.shape[1]) < frames[:, None]
+    every[:, : mask.shape[1]] = mask.bool()  # behind a text's tokens come an image's
+    return every
 
 
 @torch.no_grad()
 def run(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What the model says: logits where it has a head, hidden states where it has none."""
-    outputs = model(**inputs)
-    return outputs.logits if "logits" in outputs else outputs.last_hidden_state
+    return said(model(**inputs))
+
+
+def said(outputs: Any) -> Tensor:
+    """The logits or hidden states of a model's outputs; of two towers, those of texts and then of images."""
+    if "logits" in outputs:
+        return outputs.logits
+    if "text_model_output" in outputs:
+        return torch.cat([outputs[f"{tower}_model_output"].last_hidden_state for tower in ("text", "vision")], 1)
+    return outputs.last_hidden_state
 
 
 def gap(one: Tensor, other: Tensor) -> float:

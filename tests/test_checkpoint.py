@@ -326,7 +326,7 @@ def test_a_head_that_does_not_fit(saved, change, said):
         (CONFIG, lambda v: v["config"].update(method="lorra"), ["'lorra'", "'lora'"]),
         (CONFIG, lambda v: v["config"].update(r=0), ["r is 0"]),
         (CONFIG, lambda v: v["config"].update(rank=3), ["'rank'"]),
-        (CONFIG, lambda v: v["config"].update(leave_out=[0, 1]), ["would have no unit"]),
+        (CONFIG, lambda v: v["config"].update(leave_out=[0, 1]), ["does not fit"]),
         (CONFIG, lambda v: v["base_model"].update(model_type="roberta"), ["model_type roberta", "tiny", "bert"]),
         (CONFIG, lambda v: v["base_model"].update(hidden_size=64), ["hidden_size 64", "32"]),
         (HEAD_CONFIG, lambda v: v["config"].update(type="tagging"), ["'tagging'", "classification"]),

@@ -123,7 +123,7 @@ def mentions(word: str) -> set[str]:
     return found
 
 
-SITES = {f"sites/{name}.py" for name in ("embedding", "hidden", "key_value", "live", "projection")}
+SITES = {f"sites/{name}.py" for name in ("computed", "embedding", "hidden", "key_value", "live", "projection")}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def golden_folder(arch: str, case: str, tmp_path: Path) -> Path:
 
 def test_every_golden_case_is_read_or_refused():
     named = {(arch, case) for case, (_, archs) in CASES.items() for arch in archs} | set(WITHOUT_SHARED)
-    assert named == {(path.parts[-3], path.parts[-2]) for path in REFERENCE.glob(f"*/*/{WHERE}")}
+    assert named == {
+        (path.parts[-3], path.parts[-2]) for path in REFERENCE.glob(f"*/*/{WHERE}") if path.parts[-3] in ALL
+    }
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -494,23 +496,3 @@ def test_our_own_folders_are_not_taken_for_theirs(tmp_path):
     adapted("bert", LoRAConfig()).save_adapter(tmp_path, "a")
     assert not adapterhub.recognises(tmp_path)
     assert adapterhub.recognises(REFERENCE / "bert" / "seq_bn")
-
-
-def test_every_family_is_one_of_ours():
-    from adaptrain.architectures import architectures
-
-    # the library has no MPNet, and its plug-in for Qwen2 names places of its own
-    assert set(adapterhub.FAMILIES) == set(architectures()) - {"mpnet", "qwen2"}
-    for model_type, family in adapterhub.FAMILIES.items():
-        names = {point.name for point in adapted(model_type).sites.points}
-        stacks = set(family.layers.values())
-        for stack in stacks:
-            for place in [*(p for parts in family.projections.values() for p in parts), *family.sublayers.values()]:
-                if "cross" in place and (stack == "encoder" or model_type != "bart"):
-                    continue
-                assert f"{stack}.0.{place}" in names, (model_type, place)
-        for location in family.prefixes.values():
-            stack, sublayer = location.split(".")
-            assert f"{stack}.0.{sublayer}.key_value" in names
-            assert sublayer in family.attentions.values()
-        assert {f"{family.first}.embeddings.output", f"{family.first}.embeddings.prompt"} <= names

@@ -11,9 +11,10 @@ from matrix import adapted, add, base, batch, gap, run
 
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
 HEADS = [
-    *((arch, MASKED) for arch in ("bert", "roberta", "xlm-roberta", "electra", "mpnet")),
-    *((arch, CAUSAL) for arch in ("gpt2", "llama", "mistral", "qwen2")),
-    ("bart", SEQ2SEQ),
+    *((arch, MASKED) for arch in ("bert", "electra", "mpnet", "albert", "distilbert", "deberta", "deberta-v2")),
+    *((arch, MASKED) for arch in ("xmod", "modernbert")),
+    *((arch, CAUSAL) for arch in ("gpt2", "gptj", "llama", "gemma2", "olmo2", "phi3")),
+    *((arch, SEQ2SEQ) for arch in ("bart", "mbart", "marian", "t5", "bert-bert")),
 ]
 ONLY = BnConfig(
     mh_adapter=False,

@@ -6,21 +6,21 @@ import pytest
 import torch
 import transformers as hf
 
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, base, batch, gap, run
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, base, batch, gap, pairs, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
 CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
 
-decoders = pytest.mark.parametrize("arch", DECODERS)
-methods = pytest.mark.parametrize("method", METHODS)
-units = pytest.mark.parametrize("method", UNITS)
+# texts in, texts out, with a head that transformers makes
+SEQ2SEQS = ["bart", "mbart", "plbart", "marian", "t5", "t5-gated", "mt5", "bert-bert", "bert-gpt2"]
 
 
-@decoders
-@units
+@pairs(*UNITS, archs=DECODERS)
 @pytest.mark.parametrize("masked", ["no-mask", "padded"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_later_token_never_changes_an_earlier_output(arch, method, masked, attention):
+    if attention not in ARCHITECTURES[arch].attention:
+        pytest.skip("the model has no such attention")
     model, inputs = adapted(arch, UNITS[method], attention), batch(arch, (7, 5))
     seen = inputs["attention_mask"].bool()  # what padding says is nobody's concern
     if masked == "no-mask":
@@ -35,9 +35,9 @@ def test_a_later_token_never_changes_an_earlier_output(arch, method, masked, att
         assert gap(after[:, position:], before[:, position:]) > 1e-2
 
 
-@units
-def test_a_later_target_token_never_changes_an_earlier_one_in_bart(method):
-    model, inputs = adapted("bart", UNITS[method]), batch("bart")
+@pairs(*UNITS, archs=SEQ2SEQS)
+def test_a_later_target_token_never_changes_an_earlier_one(arch, method):
+    model, inputs = adapted(arch, UNITS[method]), batch(arch)
     before = run(model, inputs)
     changed = inputs["decoder_input_ids"].clone()
     changed[:, 3] += 1
@@ -49,8 +49,7 @@ def test_a_later_target_token_never_changes_an_earlier_one_in_bart(method):
     assert gap(run(model, inputs | {"input_ids": source}), before) > 1e-2
 
 
-@decoders
-@units
+@pairs(*UNITS, archs=DECODERS)
 def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
     """The second piece has several queries over a filled cache, and no mask says which keys they may see."""
     config = UNITS[method]
@@ -71,10 +70,9 @@ def decode(model, inputs, **options):
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (6, 3)], ids=["even", "padded"])
-@pytest.mark.parametrize("arch", [*DECODERS, "bart"])
-@methods
+@pairs(archs=[*DECODERS, *SEQ2SEQS])
 def test_generation_with_the_cache_equals_without(arch, method, lengths):
-    auto = SEQ2SEQ if arch == "bart" else CAUSAL
+    auto = SEQ2SEQ if arch in SEQ2SEQS else CAUSAL
     model = adapted(arch, METHODS[method], auto=auto)
     inputs = {key: batch(arch, lengths)[key] for key in ("input_ids", "attention_mask")}
     cached, plain = (decode(model, inputs, use_cache=use) for use in (True, False))
@@ -87,10 +85,10 @@ def test_generation_with_the_cache_equals_without(arch, method, lengths):
         assert torch.equal(cached.sequences, own.sequences)
 
 
-@pytest.mark.parametrize("arch", [*DECODERS, "bart"])
+@pytest.mark.parametrize("arch", [*DECODERS, *SEQ2SEQS])
 @pytest.mark.parametrize("method", ["lora", "seq_bn", "prefix_tuning"])
 def test_generation_of_a_padded_row_equals_that_of_the_row_alone(arch, method):
-    model = adapted(arch, METHODS[method], auto=SEQ2SEQ if arch == "bart" else CAUSAL)
+    model = adapted(arch, METHODS[method], auto=SEQ2SEQ if arch in SEQ2SEQS else CAUSAL)
     inputs = {key: batch(arch, (3, 6))[key] for key in ("input_ids", "attention_mask")}
     seen = inputs["attention_mask"][0].bool()
     short = {key: value[:1, seen] for key, value in inputs.items()}
@@ -101,7 +99,7 @@ def test_generation_of_a_padded_row_equals_that_of_the_row_alone(arch, method):
 
 @pytest.mark.parametrize("arch", ["llama", "bart"])
 def test_beams_and_a_static_cache_go_with_a_prefix(arch):
-    model = adapted(arch, METHODS["prefix_tuning"], auto=SEQ2SEQ if arch == "bart" else CAUSAL)
+    model = adapted(arch, METHODS["prefix_tuning"], auto=SEQ2SEQ if arch in SEQ2SEQS else CAUSAL)
     inputs = {key: batch(arch, (6, 3))[key] for key in ("input_ids", "attention_mask")}
     with_cache, without = (decode(model, inputs, num_beams=3, use_cache=use).sequences for use in (True, False))
     assert torch.equal(with_cache, without)

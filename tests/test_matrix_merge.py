@@ -11,23 +11,21 @@ import adaptrain
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import AdapterNameError, UnsupportedError
 from adaptrain.methods import LoRAConfig, MTLLoRAConfig
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, run
+from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run
 
 MERGE = [
     name
     for name, config in UNITS.items()
     if config.method in ("lora", "ia3", "vera", "dora", "dvora", "mtl_lora") and "gated" not in name
 ]
-TIED = {("lora-o-gate-words", arch) for arch in ("bart",)}
-archs = pytest.mark.parametrize("arch", ARCHITECTURES)
+TIED = {("lora-o-words", arch) for arch in ("bart",)}
 
 
 def weights(model: adaptrain.AdaptedModel) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in model.base_model.state_dict().items()}
 
 
-@archs
-@pytest.mark.parametrize("method", MERGE)
+@pairs(*MERGE)
 def test_merged_equals_unmerged_and_a_reset_restores_every_bit(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
     expected, before, plain = run(model, inputs), weights(model), run(base(arch), inputs)
@@ -40,7 +38,7 @@ def test_merged_equals_unmerged_and_a_reset_restores_every_bit(arch, method):
     model.merge_adapter("a")
     assert model.merged_adapter == "a"
     assert model.active_adapters is None
-    assert gap(run(model, inputs), expected) < 1e-5
+    assert gap(run(model, inputs), expected) < 1e-5 * (1 + expected.abs().max())
     assert gap(expected, plain) > 0.05
     model.reset_adapter()
     assert model.merged_adapter is None

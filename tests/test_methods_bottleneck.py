@@ -185,14 +185,14 @@ def test_a_gated_prefix_is_keys_and_values_times_the_rows_gate(imported, shared,
 
 def test_on_causal_models_each_query_gates_its_own_view_of_the_prefix():
     """By hand, a query at a time: softmax([g_t · q_t Pᴷ, q_t K]) with the prefix's weights times g_t again."""
-    from adaptrain.attention import _attend_gated
+    from adaptrain.attention import attend_gated
 
     unit = prefix_unit(True)
     query, state = attention_state(None)
     found = unit(state)
     assert found.gates is not None
     assert unit.gate is not None
-    out = _attend_gated(query, found, False, scaling=0.5)
+    out = attend_gated(query, found, False, scaling=0.5)
     g = torch.sigmoid(state.hidden @ unit.gate.weight.T + unit.gate.bias)  # (rows, queries, 1)
     for row in range(2):
         for head in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,19 @@ import transformers as hf
 from torch import nn
 
 import adaptrain
-from adaptrain.architectures import Sublayer, architecture_of, architectures
+from adaptrain.architectures import (
+    Attention,
+    Embeddings,
+    Projection,
+    Prompt,
+    Sublayer,
+    architecture_of,
+    architectures,
+)
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import DoubleSeqBnConfig, LoRAConfig
 from adaptrain.sites import Sites
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, run
+from matrix import ARCHITECTURES, METHODS, UNITS, adapted, add, base, batch, gap, pairs, run
 
 QKVO = ["query", "key", "value", "output"]
 POINTS = {
@@ -34,33 +43,51 @@ POINTS = {
     ],
     "cross": [*(f"cross_attention.{role}" for role in QKVO), "cross_attention", "cross_attention.key_value"],
 }
+BOTH = {"encoder": POINTS["encoder"], "decoder": POINTS["encoder"] + POINTS["cross"]}
 STACKS = {
-    **{key: {"encoder": POINTS["encoder"]} for key in ["bert", "roberta", "xlm-roberta", "electra", "mpnet"]},
     "gpt2": {"decoder": POINTS["encoder"]},
-    **{key: {"decoder": POINTS["llama"]} for key in ["llama", "mistral", "qwen2"]},
-    "bart": {"encoder": POINTS["encoder"], "decoder": POINTS["encoder"] + POINTS["cross"]},
+    "gptj": {"decoder": POINTS["encoder"]},
+    "modernbert": {"encoder": POINTS["llama"]},
+    "dinov2-giant": {"encoder": POINTS["llama"]},
+    **{key: {"encoder": POINTS["llama"], "decoder": POINTS["llama"] + POINTS["cross"]} for key in ["t5-gated", "mt5"]},
+    **{key: {"text": POINTS["encoder"], "vision": POINTS["encoder"]} for key in ["clip", "siglip"]},
+    **{key: {"text": POINTS["encoder"]} for key in ["clip_text_model", "siglip_text_model"]},
+    **{key: {"vision": POINTS["encoder"]} for key in ["clip_vision_model", "siglip_vision_model"]},
 }
+EMBEDDINGS = {
+    "decoder in a pair": ["words"],
+    "vision": ["prompt"],
+    "whisper": ["output"],
+    **{key: [] for key in ["beit", "wav2vec2", "wav2vec2-stable", "hubert"]},
+}
+
+
+def stacks_of(arch: str) -> dict[str, list[str]]:
+    row = ARCHITECTURES[arch]
+    known = BOTH if row.encoder_decoder else {"decoder" if row.decoder else "encoder": POINTS["encoder"]}
+    return STACKS.get(arch) or ({"decoder": POINTS["llama"]} if row.decoder else known)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_canonical_names_of_a_family(arch):
-    expected = {
-        f"{stack}.{layer}.{name}" for stack, names in STACKS[arch].items() for layer in (0, 1) for name in names
-    }
-    for stack in STACKS[arch]:
-        here = ["words"] if (arch, stack) == ("bart", "decoder") else ["words", "output", "prompt"]
+    stacks, row = stacks_of(arch), ARCHITECTURES[arch]
+    expected = {f"{stack}.{layer}.{name}" for stack, names in stacks.items() for layer in (0, 1) for name in names}
+    for stack in stacks:
+        kind = "vision" if row.reads == "images" else arch if stack != "decoder" else "decoder in a pair"
+        kind = arch if arch in EMBEDDINGS and stack == "encoder" else stack if stack == "vision" else kind
+        here = EMBEDDINGS.get(kind if row.encoder_decoder or stack != "decoder" else "", ["words", "output", "prompt"])
         expected |= {f"{stack}.embeddings.{name}" for name in here}
     model = adapted(arch)
     assert {point.name for point in model.sites.points} == expected
     numbers = {point.name: point.layer for point in model.sites.points}
     assert {numbers[name] for name in numbers if name.startswith("encoder.1.")} <= {1}
-    if arch == "bart":
-        assert numbers["decoder.0.mlp"] == 2  # encoder layers come first
-        assert numbers["decoder.1.cross_attention.key_value"] == 3
+    if len(stacks) > 1:
+        assert numbers[f"{[*stacks][1]}.0.mlp"] == 2  # the first stack's layers come first
+        assert numbers[f"{[*stacks][1]}.1.mlp"] == 3
 
 
 def test_every_table_is_in_the_matrix():
-    assert set(architectures()) == set(ARCHITECTURES)
+    assert set(architectures()) == {row.config().model_type for row in ARCHITECTURES.values()}
 
 
 @pytest.mark.parametrize(
@@ -91,55 +118,109 @@ def test_what_methods_know_of_a_point(arch, name, expected):
 # ---- wrong tables
 
 
+def table_of(arch: str):
+    return architecture_of(ARCHITECTURES[arch].config())
+
+
 def wrong(arch: str, part: str, name: str, row):
-    table = architecture_of(arch)
+    table = table_of(arch)
     stack = table.stacks[0]
     return replace(table, stacks=(replace(stack, **{part: {**getattr(stack, part), name: row}}), *table.stacks[1:]))
 
 
 def test_a_wrong_path_names_the_layer_the_path_and_the_nearest_module():
-    stack = architecture_of("bert").stacks[0]
+    stack = table_of("bert").stacks[0]
     row = replace(stack.projections["attention.query"], path="attention.self.qery")
     with pytest.raises(UnsupportedError) as caught:
         Sites(base("bert"), wrong("bert", "projections", "attention.query", row))
     message = str(caught.value)
-    assert all(part in message for part in ("layer 0 of the encoder", "attention.self.qery", "'qery'", "'query'"))
+    assert message.splitlines() == [
+        "The architecture 'bert' does not fit this BertModel:",
+        (
+            "  stacks.encoder.projections.attention.query: there is no module 'attention.self.qery', did you mean "
+            "'attention.self.query'? in every layer"
+        ),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "row"),
+    ("part", "name", "row", "expected"),
     [
-        ("sublayers", "mlp", Sublayer(output="mpl", residual="ln_2")),
-        ("sublayers", "mlp", Sublayer(output="mlp", residual="ln_3")),
-        ("sublayers", "mlp", Sublayer(output="mlp", residual="ln_2", norm="norm")),
+        ("sublayers", "mlp", Sublayer("mpl", "ln_2"), "sublayers.mlp.output: there is no module 'mpl'"),
+        ("sublayers", "mlp", Sublayer("mlp", "ln_3"), "sublayers.mlp.residual: there is no module 'ln_3'"),
+        ("sublayers", "mlp", Sublayer("mlp", "ln_2", norm="nrm"), "sublayers.mlp.norm: there is no module 'nrm'"),
+        ("sublayers", "mlp", Sublayer("mlp", "ln_2", beside="atn"), "sublayers.mlp.beside: there is no module 'atn'"),
+        ("projections", "mlp.up", Projection("mlp"), "projections.mlp.up: 'mlp' is a GPT2MLP and no linear map"),
+        ("projections", "mlp.up", Projection("mlp.c_fc", 2, 2), "part is 2, of 2 parts counted from 0"),
+        ("projections", "mlp.up", Projection("mlp.c_fc", 0, 7), "the 48 outputs of 'mlp.c_fc' are not 7 equal parts"),
+        ("attentions", "attention", Attention("atn"), "attentions.attention.path: there is no module 'atn'"),
+        (
+            "attentions",
+            "attention",
+            Attention("attn", "head"),
+            "'attn' has no attribute 'head', did you mean 'head_dim'",
+        ),
+        ("attentions", "attention", Attention("attn", method="_atn"), "'attn' has no attribute '_atn'"),
+        ("attentions", "attention", Attention("attn", output="proj"), "output: there is no module 'proj'"),
     ],
-    ids=["output", "residual", "norm"],
 )
-def test_every_path_of_a_table_is_checked(part, name, row):
-    with pytest.raises(UnsupportedError, match="layer 0 of the decoder"):
+def test_every_path_of_a_table_is_checked_on_every_layer(part, name, row, expected):
+    with pytest.raises(UnsupportedError) as caught:
         Sites(base("gpt2"), wrong("gpt2", part, name, row))
+    assert expected in str(caught.value) and "in every layer" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"layers": "hh"}, "stacks.decoder.layers: there is no module 'hh'"),
+        ({"layers": "ln_f"}, "stacks.decoder.layers: 'ln_f' holds no layers"),
+        (
+            {"embeddings": Embeddings("wtf")},
+            "embeddings.words: there is no module 'wtf' in the model, did you mean 'wte'",
+        ),
+        ({"embeddings": Embeddings("wte", "dorp")}, "embeddings.output: there is no module 'dorp'"),
+        ({"prompt": Prompt(behind="dorp")}, "prompt.behind: there is no module 'dorp'"),
+        ({"prompt": Prompt(end="ln_g")}, "prompt.end: there is no module 'ln_g'"),
+        ({"mask_at": "enc"}, "mask_at: there is no module 'enc'"),
+    ],
+)
+def test_every_path_outside_of_the_layers_is_checked(row, expected):
+    table = table_of("gpt2")
+    with pytest.raises(UnsupportedError) as caught:
+        Sites(base("gpt2"), replace(table, stacks=(replace(table.stacks[0], **row),)))
+    assert expected in str(caught.value)
+
+
+def test_all_mistakes_of_a_table_are_told_at_once():
+    table = table_of("gpt2")
+    stack = replace(table.stacks[0], embeddings=Embeddings("wtf"), sublayers={"mlp": Sublayer("mpl", "ln_3")})
+    with pytest.raises(UnsupportedError) as caught:
+        Sites(base("gpt2"), replace(table, stacks=(stack,)))
+    assert len(str(caught.value).splitlines()) == 4
 
 
 def test_a_path_that_only_one_layer_lacks_names_that_layer():
     model = base("bert")
     del model.encoder.layer[1].output.dropout
-    with pytest.raises(UnsupportedError, match="layer 1 of the encoder"):
+    with pytest.raises(UnsupportedError, match="'output.dropout'.* in layer 1"):
         adaptrain.init(model)
 
 
 def test_a_wrong_layer_list_names_the_table():
-    table = architecture_of("bert")
-    with pytest.raises(UnsupportedError, match="the bert table.*'encoderr'|'encoderr.*the bert table"):
+    table = table_of("bert")
+    with pytest.raises(UnsupportedError, match="'bert' does not fit this BertModel:\n.*'encoderr.layer'"):
         Sites(base("bert"), replace(table, stacks=(replace(table.stacks[0], layers="encoderr.layer"),)))
 
 
 def test_an_unknown_model_type_is_refused_with_the_nearest():
     with pytest.raises(UnsupportedError) as caught:
-        adaptrain.init(hf.AutoModel.from_config(hf.DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=16)))
-    assert "'distilbert'" in str(caught.value)
+        adaptrain.init(hf.AutoModel.from_config(hf.XLMConfig(emb_dim=16, n_layers=1, n_heads=2)))
+    assert "no architecture for 'xlm'" in str(caught.value)
     assert "roberta" in str(caught.value)
+    assert "architecture=./xlm.yaml" in str(caught.value)
     with pytest.raises(UnsupportedError, match="did you mean 'electra'"):
-        architecture_of("elektra")
+        architecture_of(SimpleNamespace(model_type="elektra"))
 
 
 def test_a_model_without_the_methods_points_is_refused():
@@ -149,7 +230,7 @@ def test_a_model_without_the_methods_points_is_refused():
         DoubleSeqBnConfig(leave_out=(0, 1)),
         DoubleSeqBnConfig(mh_adapter=False, output_adapter=False, cross_adapter=True),
     ):
-        with pytest.raises(UnsupportedError, match=f"'a' \\({config.method}\\) would have no unit in this bert"):
+        with pytest.raises(UnsupportedError, match=f"'a' \\({config.method}\\) does not fit a bert"):
             model.add_adapter("a", config)
     assert model.adapter_names() == []
 
@@ -309,8 +390,7 @@ def test_plans_are_made_once_for_a_composition():
     assert model.sites._plans == {}  # sites have other units now
 
 
-@pytest.mark.parametrize("arch", ["bert", "llama", "bart"])
-@pytest.mark.parametrize("method", UNITS)
+@pairs(*UNITS, archs=["bert", "llama", "bart"])
 def test_every_unit_of_an_adapter_runs_once_a_forward(arch, method):
     model = adapted(arch, UNITS[method])
     runs: dict[str, int] = {}

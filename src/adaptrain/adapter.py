@@ -34,7 +34,7 @@ class Adapter(nn.Module):
 
     Raises:
         AdapterNameError: it cannot be a name.
-        UnsupportedError: the model has no point that the method covers.
+        UnsupportedError: the model has no place for something that the config asks for.
         ConfigError: a hyperparameter does not fit the model.
     """
 
@@ -43,13 +43,10 @@ class Adapter(nn.Module):
         check_name(name)
         self.name = name
         self.config = config
-        points = config.choose(sites.points)
-        if config.has_units and not points:
+        config.choose(sites.points)
+        if missing := list(config.missing(sites.points)):
             model_type = sites.model.config.model_type
-            raise UnsupportedError(
-                f"The adapter '{name}' ({config.method}) would have no unit in this {model_type}: its config covers "
-                "none of the model's points"
-            )
+            raise UnsupportedError(f"The adapter '{name}' ({config.method}) does not fit a {model_type}: {missing[0]}")
         self.units: dict[str, tuple[Unit, ...]] = {}
         self.shared: dict[str, Shared] = {}
         self.tree = Branch()

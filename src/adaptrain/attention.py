@@ -52,6 +52,14 @@ def install(model: PreTrainedModel) -> None:
             f"{model.config.model_type} uses '{implementation}'; load it with attn_implementation='sdpa'"
         )
     model.set_attn_implementation(PREFIX + implementation)
+    models = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    if deaf := [part for part in models if not (part.config._attn_implementation or "").startswith(PREFIX)]:
+        uninstall(model)
+        raise UnsupportedError(
+            f"Prefix tuning cannot reach the attention of {type(deaf[0]).__name__}: transformers does not let its "
+            "implementation be chosen. A module that calls ALL_ATTENTION_FUNCTIONS.get_interface can be reached; for "
+            "one that attends in a method of its own, the architecture can name it (attentions.attention.method)"
+        )
 
 
 def uninstall(model: PreTrainedModel) -> None:
@@ -85,7 +93,7 @@ def _attend(inner: str) -> Callable[..., Any]:
             mask = _causal_mask(query.shape[2], key.shape[2], state.keys.shape[2], query.device)
             state = replace(state, mask=additive(mask, query.dtype) if inner == "eager" else mask)
         if state.gates is not None:
-            return _attend_gated(query, state, module.training, **kwargs), None
+            return attend_gated(query, state, module.training, **kwargs), None
         if state.bias is not None:
             kwargs["position_bias"] = state.bias
         return delegate(module, query, state.keys, state.values, state.mask, **kwargs)
@@ -93,7 +101,7 @@ def _attend(inner: str) -> Callable[..., Any]:
     return attend
 
 
-def _attend_gated(
+def attend_gated(
     query: Tensor,
     state: AttentionState,
     training: bool,
@@ -135,11 +143,14 @@ def _causal_mask(queries: int, keys: int, with_prefix: int, device: torch.device
     return F.pad(text, (with_prefix - keys, 0), value=True)[None, None]
 
 
-def attend_with_state(query: Tensor, state: AttentionState, dropout: float, training: bool) -> Tensor:
-    """softmax(q kᵀ / √d + bias + mask) v for modules that compute attention themselves.
+def attend_with_state(
+    query: Tensor, state: AttentionState, dropout: float, training: bool, scale: float | None = None
+) -> Tensor:
+    """softmax(scale · q kᵀ + bias + mask) v for modules that compute attention themselves.
 
     Args:
         query: (rows, heads, positions, head_dim).
+        scale: 1 / √head_dim when None.
 
     Returns:
         (rows, positions, heads · head_dim).
@@ -149,7 +160,9 @@ def attend_with_state(query: Tensor, state: AttentionState, dropout: float, trai
         mask = state.bias if mask is None else state.bias + additive(mask, state.bias.dtype)
     if mask is not None:
         mask = mask.to(query.dtype) if mask.dtype != torch.bool else mask
-    out = F.scaled_dot_product_attention(query, state.keys, state.values, mask, dropout if training else 0.0)
+    out = F.scaled_dot_product_attention(
+        query, state.keys, state.values, mask, dropout if training else 0.0, scale=scale
+    )
     return out.transpose(1, 2).flatten(2)
 
 

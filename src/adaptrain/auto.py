@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
@@ -23,6 +25,7 @@ class AutoAdapterModel:
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        architecture: str | Path | Mapping[str, Any] | None = None,
         quantization_config: Any = None,
         device_map: Any = None,
     ) -> AdaptedModel:
@@ -33,6 +36,7 @@ class AutoAdapterModel:
                 that results do not depend on how a file was saved.
             quantization_config: transformers' `BitsAndBytesConfig` or `TorchAoConfig`, to keep the base in few bits.
             device_map: where transformers puts the base; of use with `quantization_config`, which quantises there.
+            architecture: the table to use where the model type has none (`AdaptedModel`).
 
         Raises:
             ModelError: missing, unreadable or incomplete; quantised by a library that is not here, or cannot do so on
@@ -48,14 +52,17 @@ class AutoAdapterModel:
         if dtype is None and getattr(quantization_config, "load_in_4bit", False):
             dtype = quantization_config.bnb_4bit_compute_dtype  # bitsandbytes would cast the biases to it in place
         try:
-            base, found = AutoModel.from_pretrained(
+            config = AutoConfig.from_pretrained(
+                str(name), revision=revision or "main", trust_remote_code=trust_remote_code
+            )
+            base, found = _class_of(config).from_pretrained(
                 str(name),
                 revision=revision or "main",
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                **_without_unused_pooler(name, revision, trust_remote_code),
+                **({} if trust_remote_code else _unused_pooler(config)),
                 **given,
             )
         except (OSError, ValueError, SafetensorError) as error:
@@ -73,17 +80,24 @@ class AutoAdapterModel:
                 f"The base model '{name}' lacks weights, which would be random: {', '.join(missing[:3])}{more}; "
                 "use a complete checkpoint"
             )
-        return AdaptedModel(base)
+        return AdaptedModel(base, architecture)
 
     @staticmethod
     def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:
         """A base model with random weights."""
-        return AdaptedModel(AutoModel.from_config(config, **_unused_pooler(config), **options))
+        found = _class_of(config)
+        make = found.from_config if found is AutoModel else found._from_config
+        return AdaptedModel(make(config, **_unused_pooler(config), **options))
 
 
-def _without_unused_pooler(name: str | Path, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    config = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=trust_remote_code)
-    return {} if trust_remote_code else _unused_pooler(config)
+_BARE = {"encoder-decoder": "EncoderDecoderModel", "siglip_text_model": "SiglipTextModel"}
+"""What AutoModel does not know by its model type."""
+
+
+def _class_of(config: PreTrainedConfig) -> Any:
+    """The class of the model without a head."""
+    name = _BARE.get(config.model_type)
+    return AutoModel if name is None else getattr(transformers, name)
 
 
 def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:

@@ -257,6 +257,9 @@ def _own_tensors(model: PreTrainedModel, without: Mapping[str, Tensor]) -> dict[
     return {key: state[key].detach() for key in first.values() if key not in without}
 
 
-def _hidden_size(model: PreTrainedModel) -> int:
+def _hidden_size(model: PreTrainedModel) -> int | list[int]:
+    """Of a model that is made of several, each one's."""
     config: Any = model.config
-    return int(config.hidden_size)
+    if hasattr(config, "hidden_size"):
+        return int(config.hidden_size)
+    return [int(getattr(config, part).hidden_size) for part in config.sub_configs]

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
-from adaptrain.architectures import architecture_of
+from adaptrain.architectures import Architecture
 from adaptrain.composition import Composition, names, parse
 from adaptrain.context import Records, current_setup, generating, recording
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
-from adaptrain.sites import Sites
+from adaptrain.sites import Sites, table_for
 from adaptrain.weights import WithWeights
 
 _REFUSED = {"save_pretrained", "push_to_hub"}
@@ -35,20 +35,28 @@ class AdaptedModel(WithHeads, WithWeights):
     Args:
         base_model: a transformers model, with or without a head of its own. Its parameters keep their names, its
             modules their types.
+        architecture: the table to use where the model type has none: another model type, a YAML file, its content, or
+            an `Architecture`.
 
     Attributes:
         base_model: the untouched model.
         identity: where the base came from (`name`, `revision`, `fingerprint`), saved beside every adapter.
 
     Raises:
-        UnsupportedError: no table for the model type, or a quantised base that has been repacked already.
+        UnsupportedError: no table for the model type, or it does not fit; names the tables that would, or every path
+            that is wrong. Or a quantised base that has been repacked already.
+        ConfigError: the architecture that is given is none.
     """
 
-    def __init__(self, base_model: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        base_model: PreTrainedModel,
+        architecture: str | Path | Mapping[str, Any] | Architecture | None = None,
+    ) -> None:
         super().__init__()
         keep_as_loaded(base_model)
         self.base_model = base_model
-        self.architecture = architecture_of(base_model.config.model_type)
+        self.architecture = table_for(base_model, architecture)
         self.sites = Sites(base_model, self.architecture)
         self.adapters = nn.ModuleDict()
         self._positional = tuple(inspect.signature(base_model.forward).parameters)
@@ -118,7 +126,7 @@ class AdaptedModel(WithHeads, WithWeights):
         if options.get("cache_implementation") == "static" and self.sites.has_prompt(tree):
             raise UnsupportedError("A static cache has no room for a prompt; leave cache_implementation out")
         given = [inputs, *(options.get(key) for key in ("input_ids", "inputs_embeds"))]
-        if len(self.architecture.stacks) > 1:  # the inputs are the encoder's; the decoder begins with its start token
+        if self.architecture.encoder_decoder:  # the inputs are the encoder's; the decoder begins with its start token
             given = [options.get("decoder_input_ids")]
         text = next((each for each in given if each is not None), None)
         with generating(1 if text is None else text.shape[1]):
@@ -364,12 +372,11 @@ class AdaptedModel(WithHeads, WithWeights):
         self.identity = {"name": name, "revision": revision, "fingerprint": fingerprint}
 
 
-def init(model: PreTrainedModel) -> AdaptedModel:
-    """An adapted model around a transformers model.
+def init(
+    model: PreTrainedModel, architecture: str | Path | Mapping[str, Any] | Architecture | None = None
+) -> AdaptedModel:
+    """An adapted model around a transformers model; see `AdaptedModel` for the arguments and errors.
 
     >>> model = adaptrain.init(AutoModelForCausalLM.from_pretrained("gpt2"))   # doctest: +SKIP
-
-    Raises:
-        UnsupportedError: no architecture for the model type.
     """
-    return AdaptedModel(model)
+    return AdaptedModel(model, architecture)

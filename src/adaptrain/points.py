@@ -14,27 +14,53 @@ from adaptrain.quantised import float_weight, scheme
 
 
 class LinearPart:
-    """The linear map of a module, or one slice of a fused one.
-
-    `weight` (out, in) and `bias` (out) are views: they follow the module to another device, and what is copied into
-    them is the module's. The weight of a quantised map is a float copy, made anew whenever it is read.
+    """The linear map of a module, or one part of a fused one.
 
     Args:
         module: Linear, transformers' Conv1D, or an embedding, which is the linear map of one-hot words.
-        part, parts: which of how many equal slices of the output.
+        part, parts, layout: which of how many parts of the output, and how they lie in it (`architectures.Projection`).
+        width: of the queries where the layout is `grouped`, of one head where it is `interleaved`.
+
+    Attributes:
+        size: number of outputs of the part.
     """
 
-    def __init__(self, module: nn.Module, part: int = 0, parts: int = 1) -> None:
-        self.module = module
-        self.size = linear_sizes(module)[0] // parts
-        self.start = part * self.size
+    def __init__(self, module: nn.Module, part: int = 0, parts: int = 1, layout: str = "equal", width: int = 0) -> None:
+        self.module, self.part, self.parts = module, part, parts
+        out = linear_sizes(module)[0]
+        sizes = [out // parts] * parts
+        if layout == "grouped":
+            sizes = [width, *[(out - width) // (parts - 1)] * (parts - 1)]
+        self.size, self.start = sizes[part], sum(sizes[:part])
         self.fused = parts > 1
+        self.head = width if layout == "interleaved" else 0
+
+    def cut(self, whole: Tensor, axis: int) -> Tensor:
+        """The part of what the whole map has along an axis."""
+        if not self.fused:
+            return whole
+        if not self.head:
+            return whole.narrow(axis, self.start, self.size)
+        axis %= whole.dim()
+        return whole.unflatten(axis, (-1, self.parts, self.head)).select(axis + 1, self.part).flatten(axis, axis + 1)
+
+    def put(self, whole: Tensor, part: Tensor, axis: int) -> Tensor:
+        """The whole with another part in the place of this one; the inverse of `cut`."""
+        if not self.fused:
+            return part
+        axis %= whole.dim()
+        if not self.head:
+            stop = self.start + self.size
+            after = whole.narrow(axis, stop, whole.shape[axis] - stop)
+            return torch.cat([whole.narrow(axis, 0, self.start), part, after], axis)
+        pieces = list(whole.unflatten(axis, (-1, self.parts, self.head)).unbind(axis + 1))
+        pieces[self.part] = part.unflatten(axis, (-1, self.head))
+        return torch.stack(pieces, axis + 1).flatten(axis, axis + 2)
 
     @property
     def weight(self) -> Tensor:
-        weight = float_weight(self.module)
-        weight = weight if hasattr(self.module, "out_features") else weight.t()
-        return weight.narrow(0, self.start, self.size) if self.fused else weight
+        """(out, in); it follows the module to another device. A float copy where the map is quantised."""
+        return self.cut(self._weight(), 0)
 
     @property
     def quantised(self) -> str | None:
@@ -43,8 +69,22 @@ class LinearPart:
 
     @property
     def bias(self) -> Tensor | None:
+        """(out), or None."""
         bias: Any = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach().narrow(0, self.start, self.size)
+        return None if bias is None else self.cut(bias.detach(), 0)
+
+    def write(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Put other numbers into the module, in place."""
+        with torch.no_grad():
+            whole = self._weight()
+            whole.copy_(self.put(whole, weight.to(whole.dtype), 0))
+            own: Any = getattr(self.module, "bias", None)
+            if own is not None and bias is not None:
+                own.copy_(self.put(own, bias.to(own.dtype), 0))
+
+    def _weight(self) -> Tensor:
+        weight = float_weight(self.module)
+        return weight if hasattr(self.module, "out_features") else weight.t()
 
 
 class WordReader:
@@ -100,10 +140,10 @@ class Point:
 
 
 def entrances(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules through which a caller, or `generate`, enters: the model, its base, and an encoder or decoder."""
+    """The modules through which a caller, or `generate`, enters: the model, its base, and one of two stacks."""
     base = model.base_model
-    candidates = [model, base, getattr(base, "encoder", None), getattr(base, "decoder", None)]
-    return list(dict.fromkeys(module for module in candidates if isinstance(module, nn.Module)))
+    parts = [getattr(base, name, None) for name in ("encoder", "decoder", "text_model", "vision_model")]
+    return list(dict.fromkeys(module for module in (model, base, *parts) if isinstance(module, nn.Module)))
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int]:
@@ -114,6 +154,22 @@ def linear_sizes(module: nn.Module) -> tuple[int, int]:
         return module.embedding_dim, module.num_embeddings
     first, second = module.weight.shape  # type: ignore[misc]
     return int(second), int(first)
+
+
+def modules_at(module: nn.Module, path: str, place: str) -> list[nn.Module]:
+    """The modules of the list at a path; `*` in it stands for each module of a list on the way."""
+    before, star, behind = path.partition(".*.")
+    found = list(module_at(module, before, place).children())
+    return [each for one in found for each in modules_at(one, behind, place)] if star else found
+
+
+def has_module(module: nn.Module, path: str) -> bool:
+    """Whether there is a module at a dotted path."""
+    try:
+        module_at(module, path, "")
+    except UnsupportedError:
+        return False
+    return True
 
 
 def module_at(module: nn.Module, path: str, place: str) -> Any:

@@ -1,8 +1,10 @@
-"""BART: post-norm encoder-decoder with cross-attention.
+"""Encoder-decoders with cross-attention: BART, PLBART and Marian, post-norm; mBART and Whisper, pre-norm.
 
-Dropout between a sublayer and its residual is a function call in BART, not a module: in training it falls on what an
-adapter returns, not on what it is given. In evaluation there is no difference.
+Dropout between a sublayer and its residual is a function call in these models, not a module: in training it falls on
+what an adapter returns, not on what it is given. In evaluation there is no difference.
 """
+
+from __future__ import annotations
 
 from dataclasses import replace
 
@@ -11,6 +13,7 @@ from adaptrain.architectures.base import (
     Attention,
     Embeddings,
     Projection,
+    Prompt,
     Stack,
     Sublayer,
     register_architecture,
@@ -22,38 +25,57 @@ def _attention(prefix: str, path: str) -> dict[str, Projection]:
     return {f"{prefix}.{role}": Projection(f"{path}.{module}") for role, module in parts.items()}
 
 
-_ENCODER = Stack(
-    name="encoder",
-    layers="encoder.layers",
-    projections=_attention("attention", "self_attn") | {"mlp.up": Projection("fc1"), "mlp.down": Projection("fc2")},
-    sublayers={
-        "attention": Sublayer(output="self_attn", residual="self_attn", norm="self_attn_layer_norm"),
-        "mlp": Sublayer(output="fc2", residual="fc1", norm="final_layer_norm"),
-    },
-    attentions={"attention": Attention("self_attn")},
-    embeddings=Embeddings(
-        "encoder.embed_tokens", output="encoder.layernorm_embedding", reader="encoder", prompt="words"
-    ),
-)
+_NORMS = {"attention": "self_attn_layer_norm", "cross_attention": "encoder_attn_layer_norm", "mlp": "final_layer_norm"}
 
-_CROSS = Sublayer(output="encoder_attn", residual="encoder_attn", norm="encoder_attn_layer_norm")
+_POST_NORM = {
+    "attention": Sublayer(output="self_attn", residual="self_attn", norm=_NORMS["attention"]),
+    "cross_attention": Sublayer(output="encoder_attn", residual="encoder_attn", norm=_NORMS["cross_attention"]),
+    "mlp": Sublayer(output="fc2", residual="fc1", norm=_NORMS["mlp"]),
+}
+_PRE_NORM = {name: replace(row, residual=_NORMS[name], norm=None) for name, row in _POST_NORM.items()}
 
-BART = register_architecture(
-    Architecture(
-        name="bart",
-        model_types=("bart",),
-        pooling="last",
-        stacks=(
-            _ENCODER,
-            replace(
-                _ENCODER,
-                name="decoder",
-                layers="decoder.layers",
-                projections={**_ENCODER.projections, **_attention("cross_attention", "encoder_attn")},
-                sublayers={**_ENCODER.sublayers, "cross_attention": _CROSS},
-                attentions={**_ENCODER.attentions, "cross_attention": Attention("encoder_attn")},
-                embeddings=Embeddings("decoder.embed_tokens", reader="decoder"),
-            ),
-        ),
+
+def _encoder(sublayers: dict[str, Sublayer]) -> Stack:
+    return Stack(
+        name="encoder",
+        layers="encoder.layers",
+        projections=_attention("attention", "self_attn") | {"mlp.up": Projection("fc1"), "mlp.down": Projection("fc2")},
+        sublayers={name: row for name, row in sublayers.items() if name != "cross_attention"},
+        attentions={"attention": Attention("self_attn")},
+        embeddings=Embeddings("encoder.embed_tokens", output="encoder.layernorm_embedding"),
+        prompt=Prompt(reader="encoder"),
     )
+
+
+def _decoder(sublayers: dict[str, Sublayer]) -> Stack:
+    encoder = _encoder(sublayers)
+    return replace(
+        encoder,
+        name="decoder",
+        layers="decoder.layers",
+        projections={**encoder.projections, **_attention("cross_attention", "encoder_attn")},
+        sublayers=sublayers,
+        attentions={**encoder.attentions, "cross_attention": Attention("encoder_attn")},
+        embeddings=Embeddings("decoder.embed_tokens"),
+        prompt=None,
+        causal=True,
+        mask="decoder_attention_mask",
+    )
+
+
+_BART, _MBART = ((_encoder(rows), _decoder(rows)) for rows in (_POST_NORM, _PRE_NORM))
+
+register_architecture(("bart", "plbart"), Architecture("bart", _BART, pooling="last"))
+register_architecture(("mbart",), Architecture("mbart", _MBART, pooling="last"))
+
+_marian = replace(
+    _BART[0],
+    embeddings=Embeddings("encoder.embed_tokens", output="encoder.embed_tokens"),
+    prompt=Prompt(reader="encoder", scale="embed_scale"),
 )
+register_architecture(("marian",), Architecture("marian", (_marian, _BART[1]), pooling="last"))
+
+# Sound is not made of words, and there is no module where it has become hidden states. Invertible adapters stand behind
+# the encoder's last norm, where AdapterHub has them.
+_whisper = replace(_MBART[0], embeddings=Embeddings(output="encoder.layer_norm"), prompt=None, mask=None)
+register_architecture(("whisper",), Architecture("whisper", (_whisper, _MBART[1]), pooling="last"))

@@ -40,6 +40,8 @@ def _section(tree: Tree, kind: type, prefix: str, report: Report) -> dict[str, A
             report.add(dotted, first_origin(node), _unknown(dotted, kind))
         elif dotted == "adapter":
             values[key] = plain(node)
+        elif dotted == "architecture":
+            values[key] = _architecture(node, report)
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(node, dict):
                 inner = _section(node, typing.cast(type, hints[key]), f"{dotted}.", report)
@@ -89,6 +91,25 @@ def _unknown(dotted: str, kind: type) -> str:
         return f"{where}; it belongs to {' or '.join(homes)}. {legal}"
     near = nearest(key, known) or nearest(key, [other.rpartition(".")[2] for other in legal_keys()])
     return f"{where}{near or '.'} {legal}"
+
+
+def _architecture(node: Tree | Leaf, report: Report) -> str | dict[str, Any] | None:
+    """A model type, or what a file or the section itself says: the run's folder then needs no other file."""
+    value = plain(node)
+    if value is None:
+        return None
+    from adaptrain.architectures import written  # late: the tables are many
+
+    try:
+        if isinstance(value, str) and written.names_file(value):
+            value = written.read_file(value)
+        written.read_architecture(value)
+    except ConfigError as error:
+        for sentence in error.problems:
+            report.add("architecture", first_origin(node), sentence[0].lower() + sentence[1:])
+    except AttributeError:
+        report.add("architecture", first_origin(node), f"is {value!r}; give a model type or a YAML file")
+    return value
 
 
 def _metrics(task: Any, tree: Tree, report: Report) -> None:

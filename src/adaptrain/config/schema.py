@@ -214,6 +214,8 @@ class RunConfig:
     Attributes:
         recipe: name of the recipe, or of the group choices where there is none; the run's folder bears it.
         adapter: `method:` and that method's own keys (`adaptrain.methods`).
+        architecture: where the model's own type has no table: the model type whose table is used, or the content of a
+            file (`adaptrain.architectures.written`); null otherwise.
         outputs: folder that holds the folders of all runs.
         force: train again although a finished run is there.
     """
@@ -223,6 +225,7 @@ class RunConfig:
     outputs: str = "outputs"
     force: bool = False
     model: ModelConfig
+    architecture: str | dict[str, Any] | None = None
     adapter: dict[str, Any]
     head: HeadConfig = field(default_factory=HeadConfig)
     task: TaskConfig

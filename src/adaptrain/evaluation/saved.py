@@ -34,6 +34,7 @@ class SavedRun:
         split: that was reported.
         score: of `task.metric` on it.
         data_fingerprint: of that split.
+        architecture: as in `RunConfig`.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class SavedRun:
     split: str
     score: float
     data_fingerprint: str
+    architecture: str | dict[str, Any] | None = None
 
 
 def write_task(
@@ -76,6 +78,7 @@ def write_task(
             "model": dataclasses.asdict(config.model),
             "task": dataclasses.asdict(config.task),
             "data": dataclasses.asdict(config.data),
+            "architecture": config.architecture,
             "head": dict(head),
             "precision": precision,
             "eval_batch_size": config.trainer.eval_batch_size,
@@ -132,6 +135,7 @@ def read_saved(folder: Path) -> SavedRun:
             str(values["split"]),
             float(values["score"]),
             str(values["data_fingerprint"]),
+            values.get("architecture"),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder / TASK} has no key {error}") from None
@@ -148,7 +152,7 @@ def load_saved(saved: SavedRun, hardware: Hardware) -> tuple[Any, TextReader]:
     """
     base = find_base(saved.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device)
+    model, base = load_model(base, hardware.precision.base, saved.architecture, hardware.device)
     _check_same(saved, base)
     model.load_adapter(saved.folder, set_active=True)
     model.to(hardware.device)

@@ -186,6 +186,11 @@ class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
         """
         return [point for point in points if self.covers(point)]
 
+    def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
+        """What this config asks for and a model with these points has no place for; a phrase each."""
+        if self.has_units and not any(self.covers(point) for point in points):
+            yield "its config covers none of the model's points"
+
     def build(self, points: Sequence[PointLike]) -> Build:
         """Make the units for the covered points, freshly initialised, in float32 on the CPU."""
         raise NotImplementedError

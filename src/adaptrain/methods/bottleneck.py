@@ -193,6 +193,11 @@ class BnConfig(MethodConfig):
         wanted = {"attention": self.mh_adapter, "mlp": self.output_adapter, "cross_attention": self.cross_adapter}
         return point.kind == "sublayer" and point.layer not in self.leave_out and wanted[point.sublayer]
 
+    def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
+        if self.inv_adapter is not None and not any(point.kind == "embedding" for point in points):
+            yield f"inv_adapter is '{self.inv_adapter}', and the model has no embeddings of words to invert"
+        yield from super().missing(points)
+
     def bottleneck_size(self, point: PointLike) -> int:
         """b = max(1, ⌊d / reduction_factor⌋) at a point.
 

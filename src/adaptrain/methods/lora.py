@@ -200,6 +200,14 @@ class LoRAConfig(MethodConfig):
             raise self.error(f"{key} is {getattr(self, key)!r}, which the word embedding cannot have; narrow targets")
         return chosen
 
+    def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
+        roles = {point.role for point in points}
+        if self.targets is None and self.gate_lora and "gate" not in roles:
+            yield "gate_lora is true, and the model's MLPs have no gate"
+        if self.targets is None and self.embeddings_lora and "words" not in roles:
+            yield "embeddings_lora is true, and the model looks up no words"
+        yield from super().missing(points)
+
     def rank(self, point: PointLike) -> int:
         """r at a point.
 

@@ -55,6 +55,10 @@ class PromptTuningConfig(MethodConfig):
     def covers(self, point: PointLike) -> bool:
         return point.kind == "prompt" and (point.stack == "encoder" or not point.encoder_decoder)
 
+    def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
+        if not any(self.covers(point) for point in points):
+            yield "there is no place where a prompt could come in"
+
     def build(self, points: Sequence[PointLike]) -> Build:
         if self.as_adapterhub and any(point.stack == "decoder" for point in points):
             raise self.error("as_adapterhub is for encoders; AdapterHub has no prompt tuning of decoders")

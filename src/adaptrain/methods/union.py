@@ -77,6 +77,10 @@ class ConfigUnion(MethodConfig):
                 names.add(point.name)
         return [point for point in points if point.name in names]
 
+    def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
+        for config in self.configs:
+            yield from (f"{config.method}: {each}" for each in config.missing(points))
+
     def build(self, points: Sequence[PointLike]) -> Build:
         raise NotImplementedError("a union is built member by member")
 

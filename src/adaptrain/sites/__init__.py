@@ -1,5 +1,6 @@
 """Sites: the points of an architecture in one live model. The only package that registers hooks."""
 
 from adaptrain.sites.live import Sites
+from adaptrain.sites.paths import table_for
 
-__all__ = ["Sites"]
+__all__ = ["Sites", "table_for"]

@@ -129,21 +129,30 @@ class PromptSite(Site):
     sees one length.
 
     Args:
-        words: the lookup of word ids.
+        words: the lookup of word ids; None where the stack reads images.
         output: the module behind which the prompt comes in; None where it comes in before the looked-up words.
         reader: the module that is given words and mask.
         end: module whose hidden states lose the prompt's positions again; None where they stay.
+        scale: what the reader multiplies words with that it looks up itself.
     """
 
     def __init__(
-        self, point: Point, words: nn.Module, output: nn.Module | None, reader: nn.Module, end: nn.Module | None
+        self,
+        point: Point,
+        words: nn.Module | None,
+        output: nn.Module | None,
+        reader: nn.Module,
+        end: nn.Module | None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(point)
-        self.words, self.output, self.reader, self.end = words, output, reader, end
+        self.words, self.output, self.reader, self.end, self.scale = words, output, reader, end, scale
         self.inputs = tuple(inspect.signature(reader.forward).parameters)
 
     def hook(self) -> Iterator[Handle]:
         if self.output is not None:
+            if "mask" in inspect.signature(self.output.forward).parameters:
+                yield self.output.register_forward_pre_hook(self._narrow, with_kwargs=True)
             yield self.output.register_forward_hook(self._behind)
         else:
             yield self.reader.register_forward_pre_hook(self._instead_of_words, with_kwargs=True)
@@ -157,15 +166,17 @@ class PromptSite(Site):
             UnsupportedError: a mask that is not one number a position, or token types of a decoder.
         """
         tree = forward.plan[self]
-        mask, past = named.get("attention_mask"), forward.tokens[self.point.stack].past
-        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), mask)
+        past, keys, mask = forward.tokens[self.point.stack].past, ("pixel_values",), None
+        if self.words is not None:
+            keys, mask = ("input_ids", "inputs_embeds"), named.get("attention_mask")
+        text = next((named[key] for key in keys if named.get(key) is not None), mask)
         if text is None:
-            return named  # a decoder alone, over an encoder that has run
+            return named  # a decoder alone, over an encoder that has run; or the other one of two towers
         if mask is not None and mask.dim() != 2:
             raise UnsupportedError("Prompt tuning needs an attention mask of one number a position (rows, positions)")
         if self.output is None and named.get("token_type_ids") is not None:
             raise UnsupportedError("Prompt tuning of a decoder cannot take token_type_ids; leave them out")
-        weight: Any = self.words.weight
+        weight = next((self.words or self.output or self.reader).parameters())
         empty = weight.new_zeros(len(text), 0, self.point.out_features)
         state = self.run(tree, PromptState(empty, empty))
         first = torch.zeros(len(text), 1, dtype=torch.long, device=text.device)
@@ -173,7 +184,7 @@ class PromptSite(Site):
             first = mask.long().argmax(1, keepdim=True)
         keep = any(getattr(unit, "keep", False) for name in names(tree) for unit in self.units.get(name, ()))
         prompt = Prompt(state.before.to(weight.dtype), state.after.to(weight.dtype), first, keep)
-        if mask is None and self.output is not None:
+        if mask is None and self.output is not None and self.words is not None:
             mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
         decoding = not isinstance(past, int) or past > 0
         named = dict(named)
@@ -192,6 +203,15 @@ class PromptSite(Site):
         forward = current_forward()
         return None if forward is None else forward.taken.get(self)
 
+    def _narrow(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The mask of the text alone, for embeddings that are multiplied with it (DeBERTa)."""
+        prompt = self._prompt()
+        if prompt is None or kwargs.get("mask") is None:
+            return None
+        return args, kwargs | {"mask": prompt.cut(kwargs["mask"])}
+
     def _behind(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         prompt = self._prompt()
         if prompt is None:
@@ -205,7 +225,10 @@ class PromptSite(Site):
         if prompt is None:
             return None
         named = dict(zip(self.inputs, args, strict=False)) | kwargs
-        words = self.words(named["input_ids"]) if named.get("inputs_embeds") is None else named["inputs_embeds"]
+        words = named.get("inputs_embeds")
+        if words is None:
+            assert self.words is not None  # a prompt that does not stand before words stands behind a module
+            words = self.words(named["input_ids"]) * self.scale
         embeds = prompt.insert(words, prompt.before.to(words.dtype), prompt.after.to(words.dtype))
         return (), named | {"input_ids": None, "inputs_embeds": embeds}
 
@@ -213,8 +236,8 @@ class PromptSite(Site):
         prompt = self._prompt()
         if prompt is None or prompt.keep:
             return None
-        if isinstance(output, tuple):
-            return with_first(output, prompt.cut(output[0]))
+        if isinstance(output, tuple | Tensor):
+            return with_first(output, prompt.cut(first_of(output)))
         output["last_hidden_state"] = prompt.cut(output["last_hidden_state"])
         return output
 

@@ -9,12 +9,14 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from adaptrain.architectures import Architecture, Attention, Stack, Sublayer
-from adaptrain.points import LinearPart, Point, WordReader, linear_sizes, module_at
+from adaptrain.architectures import Architecture, Attention, Prompt, Stack, Sublayer
+from adaptrain.points import LinearPart, Point, WordReader, linear_sizes, module_at, modules_at
 from adaptrain.sites.base import Site
+from adaptrain.sites.computed import ComputedAttentionSite, DisentangledAttentionSite
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.hidden import LayerSite, SublayerSite
-from adaptrain.sites.key_value import AttentionSite, ComputedAttentionSite
+from adaptrain.sites.key_value import MethodAttentionSite, RegistryAttentionSite
+from adaptrain.sites.paths import check_paths
 from adaptrain.sites.projection import ActivationSite, ProjectionSite
 
 _ORDER = ("projection", "activation", "sublayer", "layer", "attention", "embedding", "prompt")
@@ -24,43 +26,56 @@ def find(model: PreTrainedModel, architecture: Architecture) -> list[Site]:
     """All sites of a model, by kind and then by layer.
 
     Raises:
-        UnsupportedError: a path of the table is not in the model; names layer, path and nearest module.
+        UnsupportedError: paths of the table are not in the model; names all of them, their layers and the nearest
+            modules.
     """
+    check_paths(model, architecture)
     base: Any = model.base_model
     sites: list[Site] = []
     before = 0
     for stack in architecture.stacks:
-        causal = stack.name == "decoder" or bool(getattr(base.config, "is_decoder", False))
-        size, both = base.config.hidden_size, len(architecture.stacks) > 1
-        point = Point("", stack.name, -1, "", "", "", size, size, size, 0, 0, both, causal)
-        sites += _embedding_sites(model, stack, point, f"the {architecture.name} table")
-        layers = module_at(base, stack.layers, f"the {architecture.name} table")
-        for index, layer in enumerate(layers):
-            here = replace(point, layer=before + index, name=f"{stack.name}.{index}")
-            sites += _layer_sites(layer, stack, here, f"layer {index} of the {stack.name}")
-        before += len(layers)
+        if stack.optional and not hasattr(base, stack.layers.split(".")[0]):
+            continue
+        point = Point("", stack.name, -1, "", "", "", 0, 0, 0, 0, 0, architecture.encoder_decoder, stack.causal)
+        place = f"the {architecture.name} table"
+        for index, layer in enumerate(modules_at(base, stack.layers, place)):
+            here = replace(point, layer=before, name=f"{stack.name}.{index}")
+            found = list(_layer_sites(layer, stack, here, f"layer {index} of the {stack.name}"))
+            if index == 0:
+                size = found[0].point.hidden_size
+                sites += _embedding_sites(model, stack, replace(point, hidden_size=size), place)
+            sites += found
+            before += 1
     return sorted(sites, key=lambda site: _ORDER.index(site.point.kind))  # stable
 
 
 def _embedding_sites(model: PreTrainedModel, stack: Stack, point: Point, place: str) -> Iterator[Site]:
     base, row = model.base_model, stack.embeddings
-    words = module_at(base, row.words, place)
-    size, count = linear_sizes(words)
-    point = replace(point, sublayer="embeddings", out_features=size)
-    part = LinearPart(words)
-    name = f"{stack.name}.embeddings"
-    here = replace(point, kind="projection", role="words", name=f"{name}.words", in_features=count, map=part)
-    yield ProjectionSite(here, part, stack.name)
-    if row.output is None:
-        return
-    point = replace(point, in_features=size)
-    output = module_at(base, row.output, place)
-    yield EmbeddingSite(replace(point, kind="embedding", name=f"{name}.output"), output, _output_embedding(model))
-    if row.prompt is not None:
-        here = replace(point, kind="prompt", name=f"{name}.prompt", reader=WordReader(model, words))
-        end = None if row.end is None else module_at(base, row.end, place)
-        behind = output if row.prompt == "behind" else None
-        yield PromptSite(here, words, behind, module_at(base, row.reader, place), end)
+    name, size = f"{stack.name}.embeddings", point.hidden_size
+    words = None if row.words is None else module_at(base, row.words, place)
+    point = replace(point, sublayer="embeddings")
+    if words is not None:
+        size, count = linear_sizes(words)
+        part = LinearPart(words)
+        here = replace(point, kind="projection", role="words", name=f"{name}.words", map=part)
+        yield ProjectionSite(replace(here, in_features=count, out_features=size), part, stack.name)
+    point = replace(point, in_features=size, out_features=size)
+    if row.output is not None:
+        here = replace(point, kind="embedding", name=f"{name}.output")
+        yield EmbeddingSite(here, module_at(base, row.output, place), _output_embedding(model))
+    if stack.prompt is not None:
+        here = replace(point, kind="prompt", name=f"{name}.prompt")
+        if words is not None:
+            here = replace(here, reader=WordReader(model, words))
+        yield _prompt(here, base, words, stack.prompt, place)
+
+
+def _prompt(point: Point, base: nn.Module, words: nn.Module | None, row: Prompt, place: str) -> PromptSite:
+    behind = None if row.behind is None else module_at(base, row.behind, place)
+    end = None if row.end is None else module_at(base, row.end, place)
+    reader = module_at(base, row.reader, place)
+    scale = 1.0 if row.scale is None else float(getattr(reader, row.scale))
+    return PromptSite(point, words, behind, reader, end, scale)
 
 
 def _output_embedding(model: PreTrainedModel) -> nn.Module | None:
@@ -69,9 +84,11 @@ def _output_embedding(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _layer_sites(layer: nn.Module, stack: Stack, point: Point, place: str) -> Iterator[Site]:
-    prefix, parts = point.name, {}
-    for name, row in stack.projections.items():
-        parts[name] = part = LinearPart(module_at(layer, row.path, place), row.part, row.parts)
+    prefix = point.name
+    parts = {name: _part(layer, stack, name, place) for name in stack.projections}
+    size = linear_sizes(parts["attention.output"].module)[0]
+    point = replace(point, hidden_size=size, in_features=size, out_features=size)
+    for name, part in parts.items():
         sublayer, role = name.split(".")
         here = replace(point, kind="projection", sublayer=sublayer, role=role, name=f"{prefix}.{name}", map=part)
         here = replace(here, in_features=linear_sizes(part.module)[1], out_features=part.size)
@@ -87,21 +104,39 @@ def _layer_sites(layer: nn.Module, stack: Stack, point: Point, place: str) -> It
     yield LayerSite(replace(point, kind="layer", name=f"{prefix}.hidden"), layer)
     for name, row in stack.attentions.items():
         here = replace(point, kind="attention", sublayer=name, name=f"{prefix}.{name}.key_value")
-        yield _attention(here, layer, row, parts, place)
+        module = module_at(layer, row.path, place)
+        if getattr(module, "head_logits_proj", None) is None:  # DeBERTa's heads that talk have no keys of their own
+            yield _attention(here, module, layer, row, parts, place)
+
+
+def _part(layer: nn.Module, stack: Stack, name: str, place: str) -> LinearPart:
+    row, width, sublayer = stack.projections[name], 0, name.partition(".")[0]
+    module = module_at(layer, row.path, place)
+    if row.layout == "grouped":
+        width = linear_sizes(module_at(layer, stack.projections[f"{sublayer}.output"].path, place))[1]
+    elif row.layout == "interleaved":
+        attention = stack.attentions[sublayer]
+        width = int(getattr(module_at(layer, attention.path, place), attention.head_size))
+    return LinearPart(module, row.part, row.parts, row.layout, width)
 
 
 def _sublayer(point: Point, layer: nn.Module, row: Sublayer, place: str) -> SublayerSite:
-    norm = None if row.norm is None else module_at(layer, row.norm, place)
-    return SublayerSite(
-        point, module_at(layer, row.output, place), module_at(layer, row.residual, place), row.argument, norm
-    )
+    norm, beside = (None if path is None else module_at(layer, path, place) for path in (row.norm, row.beside))
+    output, residual = module_at(layer, row.output, place), module_at(layer, row.residual, place)
+    return SublayerSite(point, output, residual, row.argument, norm, beside)
 
 
-def _attention(point: Point, layer: nn.Module, row: Attention, parts: Mapping[str, LinearPart], place: str) -> Site:
-    module = module_at(layer, row.path, place)
+def _attention(
+    point: Point, module: nn.Module, layer: nn.Module, row: Attention, parts: Mapping[str, LinearPart], place: str
+) -> Site:
     size = int(getattr(module, row.head_size))
     point = replace(point, heads=parts[f"{point.sublayer}.key"].size // size, head_dim=size)
+    if row.method is not None:
+        return MethodAttentionSite(point, module, row.method)
     if row.output is None:
-        return AttentionSite(point, module)
-    modules = {role: parts[f"{point.sublayer}.{role}"].module for role in ("query", "key", "value")}
-    return ComputedAttentionSite(point, module, modules | {"output": module_at(layer, row.output, place)})
+        return RegistryAttentionSite(point, module)
+    roles = {role: parts[f"{point.sublayer}.{role}"] for role in ("query", "key", "value")}
+    output = module_at(layer, row.output, place)
+    if row.bias is None:
+        return ComputedAttentionSite(point, module, roles, output)
+    return DisentangledAttentionSite(point, module, roles, output, row.bias)

@@ -20,16 +20,27 @@ class SublayerSite(Site):
     two sublayers, and a residual left over would be used by the wrong one.
 
     A state that is final replaces what the model's norm returns; without a norm the residual is taken off again.
+
+    Args:
+        beside: a module before `output` whose output is added as well.
     """
 
     def __init__(
-        self, point: Point, output: nn.Module, residual: nn.Module, argument: int, norm: nn.Module | None
+        self,
+        point: Point,
+        output: nn.Module,
+        residual: nn.Module,
+        argument: int,
+        norm: nn.Module | None,
+        beside: nn.Module | None = None,
     ) -> None:
         super().__init__(point)
-        self.output, self.residual, self.argument, self.norm = output, residual, argument, norm
+        self.output, self.residual, self.argument, self.norm, self.beside = output, residual, argument, norm, beside
 
     def hook(self) -> Iterator[Handle]:
         yield self.residual.register_forward_pre_hook(self._in, with_kwargs=True)
+        if self.beside is not None:
+            yield self.beside.register_forward_hook(self._add)
         yield self.output.register_forward_hook(self._out)
         if self.norm is not None:
             yield self.norm.register_forward_hook(self._normed)
@@ -38,6 +49,11 @@ class SublayerSite(Site):
         forward = current_forward()
         if forward is not None:
             forward.taken[self] = args[self.argument] if len(args) > self.argument else kwargs["hidden_states"]
+
+    def _add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        forward = current_forward()
+        if forward is not None and self in forward.taken:
+            forward.taken[self] = forward.taken[self] + first_of(output)
 
     def _out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         forward, here = current_forward(), self.in_force()

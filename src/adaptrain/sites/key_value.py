@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,13 @@ from adaptrain.state import AttentionState
 
 
 class AttentionSite(Site):
-    """Keys and values of one attention, through transformers' attention registry."""
+    """Keys and values of one attention."""
 
     def __init__(self, point: Point, module: nn.Module) -> None:
         super().__init__(point)
         self.module = module
 
     def hook(self) -> Iterator[Handle]:
-        attention.mark(self.module, self)
-        yield _Unmark(self.module)
         yield self.module.register_forward_pre_hook(self._in, with_kwargs=True)
 
     def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -38,65 +36,55 @@ class AttentionSite(Site):
             return state
         forward, tree = here
         hidden = forward.taken.pop(self)
-        return self.run(tree, replace(state, hidden=hidden, tokens=_tokens(forward, self.point, hidden)))
+        return self.run(tree, replace(state, hidden=hidden, tokens=visible_tokens(forward, self.point, hidden)))
 
 
-class ComputedAttentionSite(Site):
-    """Keys and values of an attention module that computes attention itself (MPNet).
-
-    Queries, keys and values are taken from the projections as the adapters before have left them; when the module
-    hands its attended values to the output projection, they are computed anew, with the prefix, and put in their place.
-    """
-
-    def __init__(self, point: Point, module: nn.Module, parts: Mapping[str, nn.Module]) -> None:
-        super().__init__(point)
-        self.module, self.parts = module, parts
+class RegistryAttentionSite(AttentionSite):
+    """Keys and values of a module that calls transformers' attention registry."""
 
     def hook(self) -> Iterator[Handle]:
-        yield self.module.register_forward_pre_hook(self._in, with_kwargs=True)
-        yield self.parts["query"].register_forward_hook(self._query)
-        yield self.parts["key"].register_forward_hook(self._key)
-        yield self.parts["value"].register_forward_hook(self._value)
-        yield self.parts["output"].register_forward_pre_hook(self._attended)
+        attention.mark(self.module, self)
+        yield _Unmark(self.module)
+        yield from super().hook()
 
-    def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        forward = current_forward()
-        if forward is not None and self in forward.plan:
-            named = dict(zip(("hidden_states", "attention_mask", "position_bias"), args, strict=False)) | kwargs
-            forward.taken[self] = {
-                "hidden": named["hidden_states"],
-                "mask": named.get("attention_mask"),
-                "bias": named.get("position_bias"),
-            }
 
-    def _take(self, role: str, output: Tensor) -> None:
-        forward = current_forward()
-        if forward is not None and self in forward.taken:
-            heads = output.unflatten(-1, (-1, self.point.head_dim)).transpose(1, 2)
-            forward.taken[self][role] = heads  # (rows, heads, positions, head_dim)
+class MethodAttentionSite(AttentionSite):
+    """Keys and values of a module that attends in a method of its own, (query, key, value, mask) after rotary embedding
+    and cache (GPT-J). The instance gets ours in its place.
 
-    def _query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._take("query", output)
+    Args:
+        method: the method's name.
+    """
 
-    def _key(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._take("key", output)
+    def __init__(self, point: Point, module: nn.Module, method: str) -> None:
+        super().__init__(point, module)
+        self.method = method
 
-    def _value(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._take("value", output)
+    def hook(self) -> Iterator[Handle]:
+        yield Overridden(self.module, self.method, self._attend)
+        yield from super().hook()
 
-    def _attended(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        here = self.in_force()
-        taken = None if here is None else here[0].taken.pop(self, None)
-        if taken is None or here is None:
-            return None
-        forward, tree = here
-        tokens = _tokens(forward, self.point, taken["hidden"])
-        state = AttentionState(
-            taken["key"], taken["value"], taken["mask"], taken["bias"], hidden=taken["hidden"], tokens=tokens
-        )
-        state = self.run(tree, state)
-        dropout = float(self.module.dropout.p)  # type: ignore[union-attr]
-        return (attention.attend_with_state(taken["query"], state, dropout, self.module.training), *args[1:])
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        state = self.change(AttentionState(key, value, attention_mask))
+        if state.gates is not None:
+            dropout = float(self.module.attn_dropout.p)  # type: ignore[union-attr]
+            attended = attention.attend_gated(query, state, self.module.training, dropout=dropout)
+            return attended.transpose(1, 2), None
+        own = getattr(type(self.module), self.method)
+        return own(self.module, query, state.keys, state.values, state.mask)
+
+
+class Overridden:
+    """A method of one module's instance with another in its place; a handle that takes it back."""
+
+    def __init__(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+        self.module, self.name = module, name
+        module.__dict__[name] = method  # past nn.Module's bookkeeping: it must not look like a part of the base model
+
+    def remove(self) -> None:
+        self.module.__dict__.pop(self.name, None)
 
 
 class _Unmark:
@@ -109,5 +97,6 @@ class _Unmark:
         attention.mark(self.module, None)
 
 
-def _tokens(forward: Forward, point: Point, hidden: Tensor) -> Tensor | None:
+def visible_tokens(forward: Forward, point: Point, hidden: Tensor) -> Tensor | None:
+    """Which positions of an attention's queries are tokens."""
     return forward.tokens[point.stack].mask(hidden.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from adaptrain.composition import Composition, Stack, blocks, check, names, prun
 from adaptrain.context import Forward, Tokens, current_forward, current_prompt, current_setup, enter, leave
 from adaptrain.errors import UnsupportedError, listed
 from adaptrain.methods import Shared, Unit
-from adaptrain.points import Point, entrances
+from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.embedding import PromptSite
 from adaptrain.sites.find import find
-from adaptrain.sites.key_value import AttentionSite
+from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
 
 
@@ -66,7 +67,7 @@ class Sites:
         Raises:
             UnsupportedError: the model's attention cannot be reached; nothing has been changed then.
         """
-        if any(isinstance(self.by_name[site], AttentionSite) for site in units):
+        if any(isinstance(self.by_name[site], RegistryAttentionSite) for site in units):
             attention.install(self.model)
         for site, here in units.items():
             self.by_name[site].units[name] = here
@@ -86,7 +87,7 @@ class Sites:
             handle.remove()
         self._plans.clear()
         used = [site for site in self.by_name.values() if site.units]
-        self._attended = any(isinstance(site, AttentionSite) for site in used)
+        self._attended = any(isinstance(site, RegistryAttentionSite) for site in used)
         self._prompts = [site for site in used if isinstance(site, PromptSite)]
         if not self._attended:
             attention.uninstall(self.model)
@@ -94,6 +95,14 @@ class Sites:
         # a forward begins before anything acts in it, and ends after
         begin = [module.register_forward_pre_hook(self._enter, with_kwargs=True) for module in self._inputs]
         act = [handle for site in used for handle in site.hook()]
+        if used:
+            act += [
+                module_at(self.model.base_model, stack.mask_at, "").register_forward_pre_hook(
+                    partial(self._learn, stack.name), with_kwargs=True
+                )
+                for stack in self.architecture.stacks
+                if stack.mask_at is not None
+            ]
         end = [module.register_forward_hook(self._leave, always_call=True) for module in self._inputs]
         self._handles = [*begin, *act, *end]
 
@@ -115,10 +124,8 @@ class Sites:
         for block in blocks(tree):
             if not isinstance(block, Stack):
                 methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
-                raise UnsupportedError(
-                    f"{type(block).__name__} over {methods} on {self.architecture.name} cannot be activated: this "
-                    "version runs a single adapter or a Stack"
-                )
+                what = f"{type(block).__name__} over {methods} on {self.model.config.model_type}"
+                raise UnsupportedError(f"{what} cannot be activated: this version runs a single adapter or a Stack")
 
     def forget(self) -> None:
         """End what an interrupt has left open in this thread; torch runs no hook after one."""
@@ -172,15 +179,13 @@ class Sites:
         past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
         # a static cache counts on in the same tensor
         past = past.clone() if isinstance(past, Tensor) else past
-        masks = {stack.name: "attention_mask" for stack in self.architecture.stacks}
-        if len(masks) > 1 and entrance is getattr(self.model.base_model, "decoder", None):
-            masks["encoder"] = "encoder_attention_mask"
-        elif len(masks) > 1:
-            masks["decoder"] = "decoder_attention_mask"
-        decodes = [*masks][-1]
+        masks = {stack.name: stack.mask for stack in self.architecture.stacks}
+        if self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None):
+            masks = {"encoder": "encoder_attention_mask", "decoder": "attention_mask"}
+        decodes = [*masks][-1] if self.architecture.stacks[-1].causal else None
         return {
             stack: Tokens(
-                _visible(named.get(mask)),
+                _visible(None if mask is None else named.get(mask)),
                 past if stack == decodes else 0,
                 current_prompt() if stack == decodes else None,
             )
@@ -218,6 +223,13 @@ class Sites:
         except BaseException:
             leave(forward)
             raise
+
+    def _learn(self, stack: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Which positions are tokens, where the model itself finds out on the way."""
+        forward = current_forward()
+        if forward is not None and forward.owner is self:
+            mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+            forward.tokens[stack] = Tokens(_visible(mask))
 
     def _widen(
         self, forward: Forward, module: nn.Module, named: dict[str, Any]

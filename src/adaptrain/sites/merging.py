@@ -49,9 +49,7 @@ class Merged:
         """Put the weights back, bit for bit."""
         with torch.no_grad():
             for part, weight, bias in reversed(self._before):
-                part.weight.copy_(weight)
-                if part.bias is not None and bias is not None:
-                    part.bias.copy_(bias)
+                part.write(weight, bias)
         self._before.clear()
 
     def _work_in(self, site: Site, model: PreTrainedModel) -> None:
@@ -71,9 +69,7 @@ class Merged:
         new_weight, new_bias = weight.float(), None if bias is None else bias.float()
         for unit in site.units[self.name]:
             new_weight, new_bias = unit.merged(new_weight, new_bias)
-        weight.copy_(new_weight)
-        if bias is not None and new_bias is not None:
-            bias.copy_(new_bias)
+        part.write(new_weight, new_bias)
 
 
 def _refuse_tied(module: nn.Embedding, model: PreTrainedModel, place: str) -> None:

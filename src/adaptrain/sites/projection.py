@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from adaptrain.points import LinearPart, Point
@@ -33,12 +32,11 @@ class ProjectionSite(Site):
             return None
         forward, tree = here
         x = args[0]
-        state = ProjectionState(x, output, forward.tokens[self.reads].mask(x.shape[1]), self.part)
-        if not self.part.fused:
-            return self.run(tree, state).y
-        start, stop = self.part.start, self.part.start + self.part.size
-        state = ProjectionState(x, output[..., start:stop], state.mask, self.part)
-        return torch.cat([output[..., :start], self.run(tree, state).y, output[..., stop:]], -1)
+        mask = forward.tokens[self.reads].mask(x.shape[1])
+        if mask is not None and mask.shape != x.shape[:2]:
+            mask = None  # DeBERTa puts relative positions, which are no tokens, through the map of the keys
+        state = ProjectionState(x, self.part.cut(output, -1), mask, self.part)
+        return self.part.put(output, self.run(tree, state).y, -1)
 
 
 class ActivationSite(Site):

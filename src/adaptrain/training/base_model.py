@@ -149,10 +149,16 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
-def load_model(base: BaseModel, dtype: torch.dtype, device: torch.device = CPU) -> tuple[Any, BaseModel]:
+def load_model(
+    base: BaseModel,
+    dtype: torch.dtype,
+    architecture: str | dict[str, Any] | None = None,
+    device: torch.device = CPU,
+) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
 
     Args:
+        architecture: as in `RunConfig`.
         device: where a quantised base is quantised; any other is loaded on the CPU.
 
     Raises:
@@ -170,6 +176,7 @@ def load_model(base: BaseModel, dtype: torch.dtype, device: torch.device = CPU) 
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=base.remote_code,
+            architecture=architecture,
             **loading_options(base.config, dtype, device),
         )
     check_quantised(base.config, model)

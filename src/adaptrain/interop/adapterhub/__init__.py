@@ -8,7 +8,7 @@ Their keys are paths inside the library's own copy of each model. `families` say
 `configs` and `keys` convert, and weights are read by torch's weights-only loader.
 """
 
-from adaptrain.interop.adapterhub.families import FAMILIES, Family
+from adaptrain.interop.adapterhub.families import FAMILIES, Family, family_of
 from adaptrain.interop.adapterhub.folders import Foreign, read, recognises
 
-__all__ = ["FAMILIES", "Family", "Foreign", "read", "recognises"]
+__all__ = ["FAMILIES", "Family", "Foreign", "family_of", "read", "recognises"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adaptrain.errors import CheckpointError, listed, unknown
-from adaptrain.interop.adapterhub.families import Family
+from adaptrain.interop.adapterhub.family import Family
 from adaptrain.methods import BnConfig, MethodConfig, config_from_dict, config_from_string
 
 _OLD_PRESETS = ("pfeiffer", "houlsby", "pfeiffer+inv", "houlsby+inv")
@@ -37,6 +37,7 @@ class Origin:
         model_class: that the folder was saved from.
         is_task: saved as a task adapter, when adapter-transformers 1 distinguished those from language adapters.
         inverts: whether the file holds an invertible adapter.
+        matrices: which of q, k, v a LoRA adapts.
     """
 
     family: Family
@@ -44,6 +45,7 @@ class Origin:
     model_class: str
     is_task: bool
     inverts: bool
+    matrices: tuple[str, ...] = ()
 
     @property
     def alpha_was_ignored(self) -> bool:
@@ -80,7 +82,8 @@ def _converted(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     kind = values.pop("architecture", None)
     values.pop("init_weights_seed", None)
     if kind == "union":
-        return {"method": "union", "configs": [_converted(dict(member), origin) for member in values["configs"]]}
+        made = [_converted(dict(member), origin) for member in values["configs"]]
+        return {"method": "union", "configs": [each for one in made for each in one.get("configs", [one])]}
     known = {
         None: _bottleneck,
         "lora": _lora,
@@ -91,11 +94,41 @@ def _converted(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     }
     if kind not in known:
         raise CheckpointError(unknown("method of the library", str(kind), [*filter(None, known), "union"], "Known are"))
-    return known[kind](values, origin)
+    return known[kind](_counted_over_all(values, origin.family.depths), origin)
+
+
+def _counted_over_all(values: dict[str, Any], depths: tuple[int, ...]) -> dict[str, Any]:
+    """Indices of layers over the whole model, where the library counts those of each part from 0."""
+
+    def moved(indices: Iterable[int]) -> list[int]:
+        starts = [sum(depths[:part]) for part in range(len(depths))]
+        return [start + i for start, depth in zip(starts, depths, strict=True) for i in indices if i < depth]
+
+    if not depths:
+        return values
+    for key in ("leave_out", "layers"):
+        if isinstance(values.get(key), list):
+            values[key] = moved(values[key])
+    factors = values.get("reduction_factor")
+    if isinstance(factors, Mapping):
+        own = {int(key): factor for key, factor in factors.items() if key != "default"}
+        rest = {key: factor for key, factor in factors.items() if key == "default"}
+        values["reduction_factor"] = rest | {str(j): own[i] for i in own for j in moved([i])}
+    return values
 
 
 def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    values = _renewed(values, origin)
+    values, family = _renewed(values, origin), origin.family
+    if family.no_bottleneck:
+        raise CheckpointError(f"a bottleneck cannot be computed as in the library: {family.no_bottleneck}")
+    reads_norm = values.get("original_ln_before") or not values.get("original_ln_after", True)
+    if family.no_attention_norm and values.get("mh_adapter") and reads_norm:
+        raise CheckpointError(
+            "mh_adapter with original_ln_before, or without original_ln_after: the library leaves out the norm after "
+            "this family's attention, so that a bottleneck there cannot be computed as it did"
+        )
+    if family.crosses_with_attention:
+        values["cross_adapter"] = values["mh_adapter"]
     if isinstance(values.get("scaling"), int):
         values["scaling"] = float(values["scaling"])
     if values.get("inv_adapter") == "glow":
@@ -117,7 +150,38 @@ def _bottleneck(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
             values.pop("phm_rank", None)  # it has no meaning there, and neither has the range below
         if values.get("phm_c_init") == "uniform" or not values.get("shared_phm_rule", True):
             values.pop("phm_init_range", None)
-    return values | {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
+    values |= {"method": "bottleneck", "as_adapterhub": bool(values.get("use_gating"))}
+    return _exchanged(values) if family.exchanged and values.get("mh_adapter") else values
+
+
+def _exchanged(values: dict[str, Any]) -> dict[str, Any]:
+    """The config where the library's bottleneck after attention reads the residual r, and adds its output h to it.
+
+    Of their sum both are the same. Else its sequential form r + f(r), to which h is added, is the parallel form
+    h + f(r), to which r is added; and the other way round. Elsewhere the form stays, which makes two bottlenecks.
+    """
+    before, after = bool(values.get("original_ln_before")), values.get("original_ln_after", True)
+    if before and (after or values.get("residual_before_ln", True) is not True):
+        return values
+    shares = values.get("phm_layer") and (values.get("shared_phm_rule", True) or values.get("shared_W_phm"))
+    wrong = {
+        "original_ln_after is false": not after,
+        "adapter_residual_before_ln is true": values.get("adapter_residual_before_ln"),
+        "stochastic_depth is not 0": values.get("stochastic_depth"),
+        "its PHM layers share numbers": shares and values.get("output_adapter"),
+    }
+    for problem in (problem for problem, found in wrong.items() if found):
+        raise CheckpointError(
+            f"mh_adapter, and {problem}: on this family the library takes the residual for the attention's output "
+            "there, which cannot be computed with that"
+        )
+    rest = values | {"mh_adapter": False}
+    own = {key: value for key, value in values.items() if not key.startswith("inv_adapter")}
+    own |= {"output_adapter": False, "cross_adapter": False, "residual_before_ln": True}
+    own["is_parallel"] = not values.get("is_parallel", False)
+    if not (rest.get("output_adapter") or rest.get("inv_adapter")):
+        return own
+    return {"method": "union", "configs": [own, rest]}
 
 
 def _renewed(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
@@ -148,6 +212,8 @@ def _lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
     if family.swapped_mlp:
         up, down = values.pop("output_lora", False), values.pop("intermediate_lora", False)
         values |= {"intermediate_lora": up, "output_lora": down}
+    if family.fused_mlp:
+        values["gate_lora"] = values.get("intermediate_lora", False)
     scales, dora = values.get("composition_mode") == "scale", bool(values.get("use_dora"))
     gated, up = bool(values.get("use_gating")), bool(values.get("intermediate_lora"))
     if values.get("init_weights") == "vera":
@@ -161,8 +227,26 @@ def _lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
                 f"alpha is {values['alpha']} with composition_mode 'scale': where queries, keys and values come out of "
                 "one module, the library multiplies all of them with it, adapted or not"
             )
+    if family.heads and values.get("selfattn_lora", True):
+        values |= _of_all_heads(values, len(origin.matrices), scales, gated)
     method = "ia3" if scales else "dora" if dora else "lora"
     return values | {"method": method, "as_adapterhub": gated or dora or (scales and up)}
+
+
+def _of_all_heads(values: dict[str, Any], adapted: int, scales: bool, gated: bool) -> dict[str, Any]:
+    """The config where the library's q, k, v are thirds of the heads and each of ours has a part of all of them.
+
+    The rank is that of all adapted ones together, and the scaling α / r stays.
+    """
+    matrices = {"attn_matrices": ["q", "k", "v"]}
+    if scales:
+        return matrices
+    if gated and adapted > 1:
+        raise CheckpointError(
+            "use_gating where the rows of queries, keys and values lie head by head: the library gates thirds of the "
+            "heads, each with its own gate, and there is one for a whole projection here"
+        )
+    return matrices | {"r": values["r"] * adapted, "alpha": values["alpha"] * adapted}
 
 
 def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
@@ -170,9 +254,13 @@ def _mtl_lora(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
 
 
 def _prefix_tuning(values: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    if origin.family.no_prefix:
+        raise CheckpointError(f"a prefix cannot be computed as in the library: {origin.family.no_prefix}")
     gated = bool(values.get("use_gating"))
     if not gated:
         values.pop("shared_gating", None)
+    if origin.family.depths:
+        values["encoder_prefix"] = True  # the encoder's is named as that of a model of its own, which always has one
     return values | {"method": "prefix_tuning", "as_adapterhub": gated}
 
 

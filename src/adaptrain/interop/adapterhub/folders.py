@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adaptrain.errors import AdaptrainError, CheckpointError, listed
+from adaptrain.errors import AdaptrainError, CheckpointError
 from adaptrain.files import read_json
 from adaptrain.heads import Head
 from adaptrain.interop.adapterhub.configs import Origin, convert_config
-from adaptrain.interop.adapterhub.families import FAMILIES
+from adaptrain.interop.adapterhub.families import family_of
 from adaptrain.interop.adapterhub.heads import read_head
 from adaptrain.interop.adapterhub.keys import convert_tensors, sort_tensors
 from adaptrain.interop.adapterhub.weights import read_weights
@@ -57,9 +58,7 @@ def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
     model_type = str(model.config.model_type)
     if values.get("model_type", model_type) != model_type:
         raise CheckpointError(f"{folder} was made for a {values['model_type']}, and this model is a {model_type}")
-    if model_type not in FAMILIES:
-        raise CheckpointError(f"AdapterHub folders are read for {listed(FAMILIES)}, and this model is a {model_type}")
-    family = FAMILIES[model_type]
+    family = family_of(model)
     name = str(values.get("name") or folder.name)
     groups, strange = sort_tensors(
         folder, read_weights(folder, ("adapter.safetensors", "pytorch_adapter.bin")), name, family
@@ -70,6 +69,7 @@ def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
         model_class=str(values.get("model_class", "")),
         is_task=values.get("type") == "text_task",
         inverts=any(group.kind == "invertible_adapters" for group in groups),
+        matrices=_matrices(values["config"]),
     )
     try:
         config = convert_config(values["config"], origin)
@@ -77,3 +77,10 @@ def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     tensors = convert_tensors(folder, groups, strange, name, config, origin)
     return Foreign(name, config, tensors, read_head(folder, model) if with_head else None)
+
+
+def _matrices(config: Any) -> tuple[str, ...]:
+    """Which of q, k, v the config's LoRA adapts."""
+    members = config.get("configs", [config]) if isinstance(config, dict) else []
+    chosen = {matrix for member in members for matrix in member.get("attn_matrices", ())}
+    return tuple(matrix for matrix in "qkv" if matrix in chosen)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from adaptrain.architectures import architecture_of
 from adaptrain.errors import CheckpointError
 from adaptrain.files import read_json
 from adaptrain.heads import ClassificationHead, Head
@@ -40,7 +41,7 @@ def read_head(folder: Path, model: PreTrainedModel) -> Head | None:
         layers=config["layers"],
         activation=config["activation_function"],
         dropout=config.get("dropout_prob") or 0.0,
-        pooling="first" if str(model.config.model_type) in ("bert", "roberta", "xlm-roberta", "electra") else "last",
+        pooling=architecture_of(model.config).pooling,
         id2label=None if not labels else sorted(labels, key=lambda label: labels[label]),
     )
     tensors = read_weights(folder, ("model_head.safetensors", "pytorch_model_head.bin"))

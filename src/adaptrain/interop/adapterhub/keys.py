@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from adaptrain.errors import CheckpointError
 from adaptrain.interop.adapterhub.configs import Origin
-from adaptrain.interop.adapterhub.families import Family
+from adaptrain.interop.adapterhub.family import Family
 from adaptrain.methods import BnConfig, LoRAConfig, MethodConfig, PrefixTuningConfig
 
 _OLD_NAMES = {
@@ -61,6 +61,7 @@ class Reading:
         folder: for messages.
         shared: the tensors that all layers use.
         vera: whether those are the two factors of a VeRA.
+        matrices: which of q, k, v the library adapted.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class Reading:
     family: Family
     shared: dict[str, Tensor]
     vera: bool
+    matrices: tuple[str, ...]
 
 
 def sort_tensors(
@@ -111,7 +113,7 @@ def convert_tensors(
             f"saves from a model class without a head ({origin.model_class}), so that the adapter is not whole; save "
             "it again from a class with a head"
         )
-    reading = Reading(folder, config, origin.family, shared, vera)
+    reading = Reading(folder, config, origin.family, shared, vera, origin.matrices)
     strange = list(strange)
     converted: dict[str, Tensor] = {}
     for group, parts in groups.items():
@@ -128,15 +130,18 @@ def convert_tensors(
 
 def _patterns(name: str, family: Family) -> list[re.Pattern[str]]:
     name, layers = re.escape(name), "|".join(re.escape(path) for path in family.layers)
+    index = r"(?P<index>\d+)" + (rf"\.{re.escape(family.inner)}\.(?P<member>\d+)" if family.inner else "")
+    embeddings = "|".join(re.escape(path) for path in family.embeddings)
+    part = r"(?P<part>encoder|decoder)\.(?:.+\.)?" if family.depths else r"(?:.+\.)?"
     in_layers = "adapters|loras|prefix_gates|refts"
     return [
         re.compile(pattern + rf"\.{name}\." + leaf)
         for pattern, leaf in (
             # a prefix lies at the model and again under each layer
-            (r"(?:.+\.)?(?P<kind>prefix_tunings)", r"(?P<path>\w+)\.(?P<leaf>.+)"),
-            (rf"(?:\w+\.)?(?P<layers>{layers})\.(?P<index>\d+)\.(?P<path>.+?)\.(?P<kind>{in_layers})", r"(?P<leaf>.+)"),
-            (rf"(?:\w+\.)?{re.escape(family.embeddings)}(?P<kind>invertible_adapters)", r"(?P<leaf>.+)"),
-            (r"(?:\w+\.)?(?P<kind>shared_parameters)", r"(?P<leaf>.+)"),
+            (rf"{part}(?P<kind>prefix_tunings)", r"(?P<path>\w+)\.(?P<leaf>.+)"),
+            (rf"(?:\w+\.)?(?P<layers>{layers})\.{index}\.(?P<path>.+?)\.(?P<kind>{in_layers})", r"(?P<leaf>.+)"),
+            (rf"(?:\w+\.)?(?:{embeddings})(?P<kind>invertible_adapters)", r"(?P<leaf>.+)"),
+            (r"(?:\w+\.)*(?P<kind>shared_parameters)", r"(?P<leaf>.+)"),
             (r"(?:\w+\.)?prompt_tuning\.(?P<kind>prompt_tunings)", r"(?P<leaf>.+)"),
         )
     ]
@@ -150,8 +155,12 @@ def _place(key: str, patterns: Iterable[re.Pattern[str]], name: str, family: Fam
         match = pattern.fullmatch(key)
         if match is not None:
             found = match.groupdict()
-            layer = f"{family.layers[found['layers']]}.{int(found['index'])}" if "layers" in found else ""
-            return Group(found["kind"], layer, found.get("path", "")), found["leaf"]
+            layer = ""
+            if "layers" in found:
+                index = int(found["index"]) * family.width + int(found.get("member", 0))
+                layer = f"{family.layers[found['layers']]}.{index}"
+            path = f"{found['part']}:{found['path']}" if "part" in found else found.get("path", "")
+            return Group(found["kind"], layer, path), found["leaf"]
     return None
 
 
@@ -166,7 +175,8 @@ def _doubled(folder: Path, key: str) -> CheckpointError:
 
 
 def _bottleneck(group: Group, parts: Parts, reading: Reading) -> dict[str, Tensor]:
-    if group.path not in reading.family.sublayers:
+    sublayer = reading.family.sublayer(group.layer, group.path)
+    if sublayer is None:
         return {}
     # with ln_before the norm is stored twice, and the down-projection moves to index 1
     normed = any(leaf.startswith(("adapter_down.1.", "adapter_norm_before.")) for leaf in parts.tensors)
@@ -183,7 +193,7 @@ def _bottleneck(group: Group, parts: Parts, reading: Reading) -> dict[str, Tenso
         "phm_rule_left": "rule_left",
         "phm_rule_right": "rule_right",
     }
-    place = f"{group.layer}.{reading.family.sublayers[group.path]}.bottleneck"
+    place = f"{group.layer}.{sublayer}.bottleneck"
     found = parts.take({name: f"{place}.{name}" for name in ("scaling", "gate.weight", "gate.bias")})
     for theirs, ours in modules.items():
         taken = parts.take({f"{theirs}.{name}": f"{place}.{ours}.{other}" for name, other in parameters.items()})
@@ -199,10 +209,9 @@ def _lora(group: Group, parts: Parts, reading: Reading) -> dict[str, Tensor]:
     places = reading.family.projections.get(group.path, ())
     if config is None:
         return {}
-    if len(places) > 1:  # fused: the parts of the adapted ones lie one after the other
-        wanted = {"q": "query", "k": "key", "v": "value"}
-        chosen = {wanted[matrix] for matrix in config.attn_matrices if matrix in wanted}
-        places = tuple(place for place in places if place.split(".")[1] in chosen)
+    fused = "attention.query" in places[:-1]
+    if fused and not reading.family.heads:  # the parts of the adapted ones lie one after the other
+        places = tuple(place for place in places if place.split(".")[1][0] in reading.matrices)
     if not places:
         return {}
     for whole, factor in {"vera_D": "lora_A", "vera_B": "lora_B"}.items():
@@ -219,10 +228,17 @@ def _lora(group: Group, parts: Parts, reading: Reading) -> dict[str, Tensor]:
             "task_specific.values": "values",
         }
     )
+    taken = {name: tensor.flatten() if name in ("scale", "m") else tensor for name, tensor in taken.items()}
+    if reading.family.heads:
+        taken = _by_head(taken, reading) if fused else _widened(taken, config)
     found = {}
     for name, tensor in taken.items():
-        tensor = tensor.flatten() if name in ("scale", "m") else tensor
-        pieces = tensor.chunk(len(places))
+        if len(places) == 1 or (not fused and name not in ("B", "scale", "m")):
+            pieces = (tensor,) * len(places)  # both halves of a fused MLP read through one A
+        elif reading.family.heads and fused and name not in ("B", "scale"):
+            pieces = (tensor,) * len(places)
+        else:
+            pieces = tensor.chunk(len(places))
         if len(pieces) != len(places):
             raise CheckpointError(
                 f"{reading.folder}: the {len(tensor)} rows of '{group.path}' in {group.layer} cannot be those of "
@@ -231,6 +247,43 @@ def _lora(group: Group, parts: Parts, reading: Reading) -> dict[str, Tensor]:
         found |= {
             f"{group.layer}.{place}.{config.method}.{name}": piece for place, piece in zip(places, pieces, strict=True)
         }
+    return found
+
+
+def _by_head(taken: dict[str, Tensor], reading: Reading) -> dict[str, Tensor]:
+    """What the library lays on a map whose rows are q, k, v of head 0, then of head 1, …, as q, then k, then v.
+
+    Its own order of rows is all of q, then all of k, then all of v, so that what it calls q changes queries, keys and
+    values of the first third of the heads. Each of ours therefore reads through the A of all m adapted ones: A (m r, d)
+    as it lies in the file, and B (3 d, m r) with zeros where a row reads through another A.
+    """
+    thirds = [index for index, matrix in enumerate("qkv") if matrix in reading.matrices]
+    m, found = len(thirds), dict(taken)
+    for name in ("B", "scale"):
+        if name not in taken:
+            continue
+        blocks = taken[name].unflatten(0, (m, -1))  # (m, d, r), or (m, d)
+        if name == "B":
+            rows = blocks.new_zeros(3, blocks.shape[1], m, blocks.shape[2])
+            for block, third in enumerate(thirds):
+                rows[third, :, block] = blocks[block]
+            rows = rows.flatten(2)  # (3, d, m r)
+        else:
+            rows = blocks.new_ones(3, blocks.shape[1])
+            rows[thirds] = blocks
+        by_head = rows.flatten(0, 1).unflatten(0, (reading.family.heads, 3, -1))  # (heads, 3, head_dim, …)
+        found[name] = by_head.transpose(0, 1).flatten(0, 2)  # (3 d, …)
+    return found
+
+
+def _widened(taken: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
+    """A and B with zeros up to the config's rank, which `_by_head` needs at queries, keys and values."""
+    found = dict(taken)
+    for name, dim in {"A": 0, "B": 1}.items():
+        if name in taken and isinstance(config.r, int):
+            shape = list(taken[name].shape)
+            shape[dim] = config.r - shape[dim]
+            found[name] = torch.cat([taken[name], taken[name].new_zeros(shape)], dim)
     return found
 
 

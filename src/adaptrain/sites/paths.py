@@ -1,0 +1,154 @@
+"""Whether a table fits a live model: every path on every layer, all mistakes at once; and which tables fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from adaptrain.architectures import Architecture, Stack, architecture_of, architectures, read_architecture
+from adaptrain.errors import AdaptrainError, UnsupportedError, listed, nearest, unknown
+from adaptrain.points import has_module, linear_sizes, module_at, modules_at
+
+
+def table_for(model: PreTrainedModel, given: str | Path | Mapping[str, Any] | Architecture | None) -> Architecture:
+    """The table of a model: what is given, or that of its model type.
+
+    Raises:
+        UnsupportedError: its model type has none; names the tables that fit its modules.
+        ConfigError: what is given is no table.
+    """
+    model_type = str(model.config.model_type)
+    if given is not None:
+        return read_architecture(given)(model.config)
+    if model_type in architectures():
+        return architecture_of(model.config)
+    fit = fitting(model)
+    if not fit:
+        known = unknown("architecture for", model_type, sorted(architectures()), "The model types are")
+        raise UnsupportedError(f"{known}. Its paths can be written down: architecture=./{model_type}.yaml")
+    raise UnsupportedError(
+        f"There is no architecture for '{model_type}', but its modules are named as in {listed(fit)}. If it computes "
+        f"the same, say so: architecture={fit[0]} on the command line, adaptrain.init(model, architecture='{fit[0]}')"
+    )
+
+
+def check_paths(model: PreTrainedModel, architecture: Architecture) -> None:
+    """Refuse a table that does not fit.
+
+    Raises:
+        UnsupportedError: names each path that is not in the model, its layers, and the nearest module.
+    """
+    if problems := list(_problems(model.base_model, architecture)):
+        kind = type(model.base_model).__name__
+        lead = f"The architecture '{architecture.name}' does not fit this {kind}:"
+        raise UnsupportedError("\n".join([lead, *(f"  {problem}" for problem in problems)]))
+
+
+def fitting(model: PreTrainedModel) -> list[str]:
+    """The model types whose tables fit a model, one a family; first the one that names most of its modules."""
+    found: dict[str, tuple[int, str]] = {}
+    for model_type, table in architectures().items():
+        try:
+            architecture = table(model.config)
+        except (AdaptrainError, AttributeError):
+            continue  # made from keys that this config does not have
+        if not any(_problems(model.base_model, architecture)):
+            found.setdefault(architecture.name, (_named(architecture), model_type))
+    return [model_type for _, model_type in sorted(found.values(), key=lambda each: -each[0])]
+
+
+def _named(architecture: Architecture) -> int:
+    """How many modules of a layer a table names."""
+    paths = set()
+    for stack in architecture.stacks:
+        paths |= {(stack.name, row.path) for row in [*stack.projections.values(), *stack.attentions.values()]}
+        paths |= {
+            (stack.name, path)
+            for row in stack.sublayers.values()
+            for path in (row.output, row.residual, row.norm, row.beside)
+        }
+    return len(paths)
+
+
+def _problems(base: nn.Module, architecture: Architecture) -> Iterator[str]:
+    present = 0
+    for stack in architecture.stacks:
+        if stack.optional and not has_module(base, stack.layers.split(".", 1)[0]):
+            continue
+        present += 1
+        for key, path in _outside(stack):
+            if not has_module(base, path):
+                yield f"stacks.{stack.name}.{key}: {_absent(base, path, 'the model')}"
+        try:
+            layers = modules_at(base, stack.layers, "the model")
+        except UnsupportedError:
+            yield f"stacks.{stack.name}.layers: {_absent(base, stack.layers, 'the model')}"
+            continue
+        if not layers:
+            yield f"stacks.{stack.name}.layers: '{stack.layers}' holds no layers"
+            continue
+        wrong: dict[tuple[str, str], list[int]] = {}
+        for index, layer in enumerate(layers):
+            for problem in _in_layer(layer, stack):
+                wrong.setdefault(problem, []).append(index)
+        for (key, problem), where in wrong.items():
+            which = "every layer" if len(where) == len(layers) else f"layer {', '.join(map(str, where))}"
+            yield f"stacks.{stack.name}.{key}: {problem} in {which}"
+    if not present:
+        yield "none of its stacks is there"
+
+
+def _outside(stack: Stack) -> Iterator[tuple[str, str]]:
+    """The paths below the base model."""
+    rows: list[tuple[str, Any]] = [("embeddings", stack.embeddings), ("prompt", stack.prompt)]
+    for key, row in rows:
+        for name in ("words", "output", "behind", "reader", "end"):
+            path = getattr(row, name, None)
+            if path is not None:
+                yield f"{key}.{name}", path
+    if stack.mask_at is not None:
+        yield "mask_at", stack.mask_at
+
+
+def _in_layer(layer: nn.Module, stack: Stack) -> Iterator[tuple[str, str]]:
+    for name, row in stack.projections.items():
+        key = f"projections.{name}"
+        if not has_module(layer, row.path):
+            yield key, _absent(layer, row.path)
+            continue
+        module = module_at(layer, row.path, "")
+        if getattr(getattr(module, "weight", None), "dim", lambda: 0)() != 2 and not hasattr(module, "out_features"):
+            yield key, f"'{row.path}' is a {type(module).__name__} and no linear map"
+        elif not 0 <= row.part < row.parts:
+            yield key, f"part is {row.part}, of {row.parts} parts counted from 0"
+        elif row.layout == "equal" and linear_sizes(module)[0] % row.parts:
+            yield key, f"the {linear_sizes(module)[0]} outputs of '{row.path}' are not {row.parts} equal parts"
+    for place, row in stack.sublayers.items():
+        for name in ("output", "residual", "norm", "beside"):
+            path = getattr(row, name)
+            if path is not None and not has_module(layer, path):
+                yield f"sublayers.{place}.{name}", _absent(layer, path)
+    for place, row in stack.attentions.items():
+        for name in ("path", "output"):
+            path = getattr(row, name)
+            if path is not None and not has_module(layer, path):
+                yield f"attentions.{place}.{name}", _absent(layer, path)
+        if has_module(layer, row.path):
+            module = module_at(layer, row.path, "")
+            for name in ("head_size", "method", "bias"):
+                attribute = getattr(row, name)
+                if attribute is not None and not hasattr(module, attribute):
+                    known = [each for each in dir(module) if not each.startswith("__")]
+                    yield (
+                        f"attentions.{place}.{name}",
+                        f"'{row.path}' has no attribute '{attribute}'{nearest(attribute, known)}",
+                    )
+
+
+def _absent(module: nn.Module, path: str, place: str = "") -> str:
+    known = [name for name, _ in module.named_modules() if name]
+    return f"there is no module '{path}'{f' in {place}' if place else ''}{nearest(path, known)}"

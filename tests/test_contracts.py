@@ -1,0 +1,142 @@
+"""What a table promises, checked on every architecture without a word about its modules.
+
+The sublayer contract: whatever a method makes of h, the model goes on to compute norm(residual + h), or residual + h.
+The projection contract: what is done to the queries, keys and values of the table is done to those that attention gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adaptrain.context import AdapterSetup
+from adaptrain.methods import Unit
+from adaptrain.sites.hidden import LayerSite, SublayerSite
+from adaptrain.state import ProjectionState, SublayerState
+from matrix import ARCHITECTURES, METHODS, adapted, batch, gap, run
+
+archs = pytest.mark.parametrize("arch", ARCHITECTURES)
+
+
+class Constant(Unit):
+    """h = c - residual, so that the sum is c wherever it is taken."""
+
+    def __init__(self, sum_: Tensor) -> None:
+        super().__init__()
+        self.sum = sum_
+
+    def forward(self, state: SublayerState) -> SublayerState:
+        self.norm = state.norm
+        return replace(state, h=self.sum.expand_as(state.h) - state.residual)
+
+
+class Watch(Unit):
+    """Changes nothing, and remembers what it saw last."""
+
+    seen: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def forward(self, state):
+        self.seen.append(state.residual if isinstance(state, SublayerState) else state.h)
+        return state
+
+
+class Zero(Unit):
+    """A projection of nothing."""
+
+    def forward(self, state: ProjectionState) -> ProjectionState:
+        return replace(state, y=torch.zeros_like(state.y))
+
+
+def with_units(arch: str, units: dict[str, Unit]):
+    """The model with an adapter of hand-made units."""
+    model = adapted(arch)
+    model.add_adapter("a", METHODS["none"])
+    for name, unit in units.items():
+        model.sites.by_name[name].units["a"] = (unit,)
+    model.sites.refresh()
+    model.set_active_adapters("a")
+    return model
+
+
+def sublayers(arch: str) -> list[tuple[str, str]]:
+    """Each sublayer of the stacks' first layers, and where what it has added comes out next."""
+    pairs = []
+    for stack in adapted(arch).architecture.stacks:
+        order = [name for name in ("attention", "cross_attention", "mlp") if name in stack.sublayers]
+        after = [*order[1:], "hidden"]
+        pairs += [(f"{stack.name}.0.{one}", f"{stack.name}.0.{other}") for one, other in zip(order, after, strict=True)]
+    return pairs
+
+
+CASES = [(arch, *pair) for arch in ARCHITECTURES for pair in sublayers(arch)]
+
+
+@pytest.mark.parametrize(("arch", "name", "after"), CASES)
+def test_the_model_adds_the_residual_to_what_a_method_returns(arch, name, after):
+    model = adapted(arch)
+    size = model.sites.by_name[name].point.hidden_size
+    constant = Constant(torch.linspace(-1.0, 2.0, size))
+    watch = Watch()
+    model = with_units(arch, {name: constant, after: watch})
+    inputs = batch(arch)
+    run(model, inputs)
+    expected = constant.sum if constant.norm is None else constant.norm(constant.sum)
+    found = watch.seen[0]
+    if arch == "xmod" and after.endswith("hidden"):  # goes on with the language's own adapter, and its norm once more
+        output = model.base_model.encoder.layer[0].output
+        whole = output.lang_adapter(torch.ones(found.shape[:1]).long(), constant.sum.expand_as(found))
+        expected = output.LayerNorm(whole)
+    assert found.shape[-1] == size
+    assert gap(found, expected.expand_as(found)) < 1e-5
+
+
+@archs
+def test_a_site_acts_once_a_layer(arch):
+    """Modules that serve two sublayers, and residuals that are left over, would act twice or not at all."""
+    model = adapted(arch)
+    watches = {
+        name: Watch() for name, site in model.sites.by_name.items() if isinstance(site, SublayerSite | LayerSite)
+    }
+    model = with_units(arch, dict(watches))
+    run(model, batch(arch))
+    times = 2 if arch == "albert" else 1  # one module serves two layers
+    assert {name: len(watch.seen) for name, watch in watches.items()} == dict.fromkeys(watches, times)
+
+
+@pytest.mark.parametrize("role", ["query", "key", "value"])
+@pytest.mark.parametrize(
+    "arch", [arch for arch in ARCHITECTURES if arch not in ("mpnet", "deberta", "deberta-v2", "gptj")]
+)
+def test_queries_keys_and_values_are_those_of_the_attention(arch, role, monkeypatch):
+    """With one of them zeroed, transformers' attention function is given zeros in its place, and only there."""
+    model = adapted(arch)
+    model.add_adapter("a", METHODS["none"])
+    model.add_adapter("p", METHODS["prefix_tuning_flat"])  # puts our function in front of theirs
+    names = [name for name in model.sites.by_name if name.endswith(f"attention.{role}")]
+    for name in names:
+        model.sites.by_name[name].units["a"] = (Zero(),)
+    model.sites.refresh()
+    implementation, calls = str(model.base_model.base_model.config._attn_implementation), []
+    if ARCHITECTURES[arch].encoder_decoder:
+        implementation = str(model.base_model.base_model.decoder.config._attn_implementation)
+    original = ALL_ATTENTION_FUNCTIONS[implementation]
+
+    def seen(module, query, key, value, *args, **kwargs):
+        calls.append((query, key, value))
+        return original(module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, implementation, seen)
+    with AdapterSetup("a"):
+        run(model, batch(arch))
+    assert len(calls) >= len(names)
+    index = ("query", "key", "value").index(role)
+    for call in calls:
+        assert [other.abs().max().item() > 0 for other in call] == [number != index for number in range(3)]
