@@ -12,7 +12,7 @@ QUANTISED := $(VENV)/.installed-quantised
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantised quickstart test test-all check format clean
+.PHONY: help setup quantised quickstart test test-all support check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(STAMP) ## run the whole test suite, without a network
 
 test-all: $(STAMP) ## what CI runs: style, types, tests, and the built wheel in an empty environment
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/run
+
+support: $(STAMP) ## write docs/support.md anew, from the tables
+	$(BIN)/python -c 'from adaptrain.reporting.support import page; print(page(), end="")' > docs/support.md
 
 check: $(STAMP) ## style and types
 	$(BIN)/ruff check .

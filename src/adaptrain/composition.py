@@ -27,7 +27,7 @@ from adaptrain.state import State
 
 Composition = Union[str, "Block"]
 
-_BLOCKS: dict[str, type[Block]] = {}
+BLOCKS: dict[str, type[Block]] = {}
 
 
 @dataclass(frozen=True, init=False)
@@ -48,7 +48,7 @@ class Block:
 
     def __init_subclass__(cls) -> None:
         cls.word = cls.__name__.lower()
-        _BLOCKS[cls.word] = cls
+        BLOCKS[cls.word] = cls
 
     def __init__(self, *children: Composition) -> None:
         if not children:
@@ -148,7 +148,7 @@ class Average(Block):
         return self.options() | ({} if self.weights is None else {"normalize_weights": False})
 
 
-del _BLOCKS["_sized"]
+del BLOCKS["_sized"]
 
 S = TypeVar("S", bound=State)
 
@@ -307,9 +307,9 @@ def _from_node(node: ast.expr, text: str) -> Composition:
 
 
 def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
-    words = [key for key in mapping if str(key).lower() in _BLOCKS]
+    words = [key for key in mapping if str(key).lower() in BLOCKS]
     if len(words) != 1:
-        raise CompositionError(f"A block is one of {listed(_BLOCKS)} with its children, not {dict(mapping)!r}")
+        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}")
     children = mapping[words[0]]
     if isinstance(children, str) or not isinstance(children, Sequence):
         raise CompositionError(f"{words[0]}: needs a list of children, not {children!r}")
@@ -318,9 +318,9 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
 
 
 def _make(word: str, children: Sequence[Any], options: Mapping[str, Any]) -> Block:
-    block = _BLOCKS.get(word.lower())
+    block = BLOCKS.get(word.lower())
     if block is None:
-        raise CompositionError(unknown("block", word, _BLOCKS, "The blocks are"))
+        raise CompositionError(unknown("block", word, BLOCKS, "The blocks are"))
     try:
         return block(*children, **options)
     except TypeError:

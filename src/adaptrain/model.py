@@ -43,8 +43,8 @@ class AdaptedModel(WithHeads, WithWeights):
         identity: where the base came from (`name`, `revision`, `fingerprint`), saved beside every adapter.
 
     Raises:
-        UnsupportedError: no table for the model type, or it does not fit; names the tables that would, or every path
-            that is wrong. Or a quantised base that has been repacked already.
+        UnsupportedError: no table for the model type, or it does not fit (names the tables that would, or every path
+            that is wrong); or a quantised base that has been repacked already.
         ConfigError: the architecture that is given is none.
     """
 

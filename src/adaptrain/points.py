@@ -59,8 +59,9 @@ class LinearPart:
 
     @property
     def weight(self) -> Tensor:
-        """(out, in); it follows the module to another device. A float copy where the map is quantised."""
-        return self.cut(self._weight(), 0)
+        """(out, in), in float; it follows the module to another device. Of a quantised map it is a copy, made anew."""
+        weight = float_weight(self.module)
+        return self.cut(weight if hasattr(self.module, "out_features") else weight.t(), 0)
 
     @property
     def quantised(self) -> str | None:
@@ -83,8 +84,8 @@ class LinearPart:
                 own.copy_(self.put(own, bias.to(own.dtype), 0))
 
     def _weight(self) -> Tensor:
-        weight = float_weight(self.module)
-        return weight if hasattr(self.module, "out_features") else weight.t()
+        weight: Any = self.module.weight
+        return weight.detach() if hasattr(self.module, "out_features") else weight.detach().t()
 
 
 class WordReader:

@@ -152,7 +152,7 @@ def load_saved(saved: SavedRun, hardware: Hardware) -> tuple[Any, TextReader]:
     """
     base = find_base(saved.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, saved.architecture, hardware.device)
+    model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture)
     _check_same(saved, base)
     model.load_adapter(saved.folder, set_active=True)
     model.to(hardware.device)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from adaptrain import attention
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, Stack, blocks, check, names, prune
+from adaptrain.composition import Block, Composition, Stack, blocks, check, names, prune
 from adaptrain.context import Forward, Tokens, current_forward, current_prompt, current_setup, enter, leave
 from adaptrain.errors import UnsupportedError, listed
 from adaptrain.methods import Shared, Unit
@@ -24,6 +24,9 @@ from adaptrain.sites.embedding import PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
+
+RUNS: tuple[type[Block], ...] = (Stack,)
+"""The blocks that can be activated."""
 
 
 class Sites:
@@ -122,7 +125,7 @@ class Sites:
         """
         check(tree, list(self.methods))
         for block in blocks(tree):
-            if not isinstance(block, Stack):
+            if not isinstance(block, RUNS):
                 methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
                 what = f"{type(block).__name__} over {methods} on {self.model.config.model_type}"
                 raise UnsupportedError(f"{what} cannot be activated: this version runs a single adapter or a Stack")

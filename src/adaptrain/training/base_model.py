@@ -152,14 +152,14 @@ def load_tokenizer(base: BaseModel) -> Any:
 def load_model(
     base: BaseModel,
     dtype: torch.dtype,
-    architecture: str | dict[str, Any] | None = None,
     device: torch.device = CPU,
+    architecture: str | dict[str, Any] | None = None,
 ) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
 
     Args:
-        architecture: as in `RunConfig`.
         device: where a quantised base is quantised; any other is loaded on the CPU.
+        architecture: as in `RunConfig`.
 
     Raises:
         ModelError: the files are not readable, or of a model type that transformers does not know; or the base cannot

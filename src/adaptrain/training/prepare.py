@@ -95,7 +95,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, config.architecture, hardware.device)
+    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
     seed_everything(config.seed)
     model.add_adapter(task.name, config=method)
     model.add_classification_head(

@@ -1,0 +1,185 @@
+"""`docs/support.md`: what goes together, worked out from the tables of architectures and the methods' own questions.
+
+No model is made: a table says which points a model of its kind has, and a method which of them it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from transformers import AutoConfig, BertConfig, EncoderDecoderConfig, PreTrainedConfig
+from transformers.utils import logging
+
+from adaptrain.architectures import Architecture, Attention, Stack, architecture_of, architectures
+from adaptrain.composition import BLOCKS
+from adaptrain.interop.adapterhub.families import FAMILIES
+from adaptrain.methods import LoRAConfig, MethodConfig, presets
+from adaptrain.points import Point
+from adaptrain.sites.live import RUNS
+
+VARIANTS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "beit": (("with relative positions", {"use_relative_position_bias": True}),),
+    "bert": (("as a decoder with cross-attention", {"is_decoder": True, "add_cross_attention": True}),),
+    "dinov2": (("giant", {"use_swiglu_ffn": True}),),
+    "gpt2": (("with cross-attention", {"add_cross_attention": True}),),
+    "t5": (("gated", {"feed_forward_proj": "gated-gelu"}),),
+    "wav2vec2": (("stable", {"do_stable_layer_norm": True}),),
+}
+"""Model types whose table depends on the config, and what of the config makes the difference."""
+
+OPTIONS: dict[str, MethodConfig] = {
+    "`gate_lora`": LoRAConfig(gate_lora=True),
+    "`embeddings_lora`": LoRAConfig(embeddings_lora=True),
+}
+"""Options of methods that not every architecture has a place for."""
+
+
+def sketch(architecture: Architecture) -> list[Point]:
+    """The points that a table promises, for stacks of two layers; sizes are left at zero."""
+    points: list[Point] = []
+    for number, stack in enumerate(architecture.stacks):
+        point = Point("", stack.name, -1, "", "", "", 0, 0, 0, 0, 0, architecture.encoder_decoder, stack.causal)
+        points += _embeddings(stack, point)
+        for index in (0, 1):
+            points += _layer(stack, replace(point, layer=2 * number + index), f"{stack.name}.{index}")
+    return points
+
+
+def _layer(stack: Stack, point: Point, prefix: str) -> Iterator[Point]:
+    for name in stack.projections:
+        sublayer, role = name.split(".")
+        yield replace(point, kind="projection", sublayer=sublayer, role=role, name=f"{prefix}.{name}")
+    if "mlp.down" in stack.projections:
+        yield replace(point, kind="activation", sublayer="mlp", name=f"{prefix}.mlp.activation")
+    for name in stack.sublayers:
+        yield replace(point, kind="sublayer", sublayer=name, name=f"{prefix}.{name}")
+    yield replace(point, kind="layer", name=f"{prefix}.hidden")
+    for name in stack.attentions:
+        yield replace(point, kind="attention", sublayer=name, name=f"{prefix}.{name}.key_value")
+
+
+def _embeddings(stack: Stack, point: Point) -> Iterator[Point]:
+    point, start = replace(point, sublayer="embeddings"), f"{stack.name}.embeddings"
+    if stack.embeddings.words is not None:
+        yield replace(point, kind="projection", role="words", name=f"{start}.words")
+    if stack.embeddings.output is not None:
+        yield replace(point, kind="embedding", name=f"{start}.output")
+    if stack.prompt is not None:
+        yield replace(point, kind="prompt", name=f"{start}.prompt")
+
+
+def lines() -> dict[str, Architecture]:
+    """What stands in the first column → its table."""
+    found = {}
+    for model_type in sorted(architectures()):
+        for words, changes in (("", {}), *VARIANTS.get(model_type, ())):
+            found[f"`{model_type}`{f', {words}' if words else ''}"] = architecture_of(_config(model_type, changes))
+    return found
+
+
+def _config(model_type: str, changes: dict[str, Any]) -> PreTrainedConfig:
+    if model_type == "encoder-decoder":
+        decoder = BertConfig(is_decoder=True, add_cross_attention=True)
+        return EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), decoder)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # CLIP's defaults contradict each other
+    try:
+        return AutoConfig.for_model(model_type, **changes)
+    finally:
+        logging.set_verbosity(level)
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    tables = lines()
+    asked = {**{f"`{name}`": make() for name, make in sorted(presets().items())}, **OPTIONS}
+    answers = {
+        name: tuple(next(config.missing(sketch(table)), "") for table in tables.values())
+        for name, config in asked.items()
+    }
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name, answer in answers.items():
+        columns.setdefault(answer, []).append(name)
+    everywhere = columns.pop(("",) * len(tables), [])
+    reasons = list(dict.fromkeys(reason for answer in columns for reason in answer if reason))
+    marks = {"": "✓"} | {reason: f"– ({number})" for number, reason in enumerate(reasons, 1)}
+    heads = ["model type", "table", "everything else", *(", ".join(names) for names in columns.values())]
+    rows = [
+        [line, table.name, "✓", *(marks[answer[number]] for answer in columns)]
+        for number, (line, table) in enumerate(tables.items())
+    ]
+    parts = [
+        _INTRO,
+        "## Methods\n",
+        f"*Everything else* is {', '.join(everywhere)}, and unions of them.\n",
+        _table(heads, rows),
+        "",
+        *(f"({number}) {reason}." for number, reason in enumerate(reasons, 1)),
+        "",
+        "What is refused is refused when the adapter is added, by name and with this reason.\n",
+        "## Blocks\n",
+        _table(["block", ""], _blocks()),
+        "",
+        "## What a table has\n",
+        "`q k v o` are the projections of attention; *fused* ones are parts of one module. *Reached* says how keys and",
+        "values are: by transformers' attention registry, in the module's own method, or computed anew. *AdapterHub*",
+        "says whether `load_adapter` reads that library's folders ([deviations.md](deviations.md) has the reasons).\n",
+        _table(
+            ["model type", "stacks", "MLP", "attention", "reached", "AdapterHub"],
+            [_what(*item) for item in tables.items()],
+        ),
+        "",
+        _MORE,
+    ]
+    return "\n".join(parts)
+
+
+def _blocks() -> list[list[str]]:
+    refused = "refused when it is activated: this version does not run it"
+    rows = [["a single adapter", "every method on every architecture that has it"]]
+    runs = [f"`{block.__name__}`" for block in BLOCKS.values() if issubclass(block, RUNS)]
+    others = [f"`{block.__name__}`" for block in BLOCKS.values() if not issubclass(block, RUNS)]
+    return [*rows, *([name, rows[0][1]] for name in runs), *([name, refused] for name in others)]
+
+
+def _what(line: str, table: Architecture) -> list[str]:
+    first = table.stacks[-1]
+    stacks = ", ".join(stack.name + (" (causal)" if stack.causal else "") for stack in table.stacks)
+    mlp = "gate, up, down" if "mlp.gate" in first.projections else "up, down"
+    fused = first.projections["attention.query"].parts > 1
+    attention = f"q k v o{', fused' if fused else ''}{', cross' if 'cross_attention' in first.attentions else ''}"
+    return [line, stacks, mlp, attention, _reached(first.attentions["attention"]), _folders(line.split("`")[1])]
+
+
+def _reached(row: Attention) -> str:
+    if row.method is not None:
+        return f"`{row.method}`"
+    return "registry" if row.output is None else "computed anew"
+
+
+def _folders(model_type: str) -> str:
+    if model_type == "encoder-decoder":
+        return "read"
+    if model_type not in FAMILIES:
+        return "–"
+    family = FAMILIES[model_type]
+    without = [word for word, why in {"bottlenecks": family.no_bottleneck, "prefixes": family.no_prefix}.items() if why]
+    return f"read, without {' or '.join(without)}" if without else "read"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
+
+
+_INTRO = """# What goes together
+
+Made from the tables in `src/adaptrain/architectures/` by `make support`; a test compares. Every ✓ is run by the test
+matrix on a tiny random model (`tests/test_matrix.py`), and every refusal is asked for.
+"""
+
+_MORE = """## A model that is not here
+
+See [architectures.md](architectures.md): one word for a LLaMA-like model, a YAML file for one of your own.
+"""
