@@ -23,7 +23,7 @@ FLOORS = [
     ["composition", "state", "context", "files"],
     ["methods", "architectures"],
     ["sites", "points", "quantised", "attention", "adapter"],
-    ["model", "prediction", "weights", "auto", "checkpoint", "heads", "interop"],
+    ["model", "prediction", "weights", "embeddings", "auto", "checkpoint", "heads", "interop"],
     ["training", "evaluation", "reporting", "tasks", "config"],
     ["cli", "__main__"],
 ]
@@ -123,7 +123,7 @@ def mentions(word: str) -> set[str]:
     return found
 
 
-SITES = {f"sites/{name}.py" for name in ("computed", "embedding", "hidden", "key_value", "live", "projection")}
+SITES = {f"sites/{name}.py" for name in ("computed", "embedding", "hidden", "key_value", "live", "projection", "words")}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from adaptrain import quantised
 from adaptrain.errors import ModelError, UnsupportedError
 from adaptrain.methods import DoRAConfig, FullConfig, IA3Config, LoRAConfig
 from adaptrain.model import AdaptedModel
-from matrix import UNITS, add, base, batch, gap, randomise, run, supported
+from matrix import ARCHITECTURES, UNITS, add, base, batch, gap, randomise, run, supported
 
 
 def _library(name: str) -> Any:
@@ -182,6 +182,26 @@ def test_as_on_the_float_model_of_the_same_numbers(load, folders, scheme, arch, 
     # in evaluation, bitsandbytes' 8 bits round the inputs, too
     model.eval(), plain.eval()
     assert gap(run(model, inputs), run(plain, inputs)) < (0.3 if scheme.name == "bnb_8bit" else 1e-4)
+
+
+@installed(SCHEMES[1:])  # those that leave inputs as they are in evaluation
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture(scheme, arch, tmp_path):
+    """With the method that reads W, and fused maps among them, the float copy says the same."""
+    original, inputs = base(arch), batch(arch)
+    original.save_pretrained(tmp_path)
+    try:
+        loaded = type(original).from_pretrained(tmp_path, quantization_config=scheme.config(), dtype=torch.float32)
+    except RuntimeError:
+        assert scheme.name == "ao_int8" and arch in {"clip", "wav2vec2", "wav2vec2-stable", "hubert"}
+        pytest.skip("transformers cannot load it with torchao")
+    if quantised.scheme_of(loaded) is None:
+        assert arch == "gpt2"
+        pytest.skip("torchao does not quantise transformers' Conv1D")
+    model = adaptrain.init(loaded).eval()
+    add(model, "a", UNITS["dora"])
+    model.set_active_adapters("a")
+    assert gap(run(model, inputs), run(model.dequantize(), inputs)) < 1e-4
 
 
 @installed()

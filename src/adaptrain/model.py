@@ -16,6 +16,7 @@ from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import Architecture
 from adaptrain.composition import Composition, names, parse
 from adaptrain.context import Records, current_setup, generating, recording
+from adaptrain.embeddings import DEFAULT, WithEmbeddings
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
@@ -26,7 +27,7 @@ from adaptrain.weights import WithWeights
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithWeights):
+class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
@@ -58,7 +59,7 @@ class AdaptedModel(WithHeads, WithWeights):
         self.base_model = base_model
         self.architecture = table_for(base_model, architecture)
         self.sites = Sites(base_model, self.architecture)
-        self.adapters = nn.ModuleDict()
+        self.adapters, self.vocabularies = nn.ModuleDict(), nn.ModuleDict()
         self._positional = tuple(inspect.signature(base_model.forward).parameters)
         self.identity: dict[str, Any] = {"name": base_model.name_or_path or None, "revision": None, "fingerprint": None}
 
@@ -235,14 +236,23 @@ class AdaptedModel(WithHeads, WithWeights):
         if tree is not None and key_of(names(tree)[-1]) in self.heads:
             self.active_head = names(tree)[-1]
 
-    def train_adapter(self, composition: Any) -> None:
+    def train_adapter(self, composition: Any, train_embeddings: bool = False) -> None:
         """Freeze everything but the adapters of a composition and the head of its last one, and activate it.
 
         A head of the base model itself stays trainable, unless it is the output embedding.
 
+        Args:
+            train_embeddings: train the active embeddings too, which `add_embeddings` has added.
+
         Raises:
-            UnsupportedError: a quantised base that no gradient comes through, or whose own head is quantised.
+            UnsupportedError: a quantised base that no gradient comes through, or whose own head is quantised; or the
+                embeddings that would train are the base model's own.
         """
+        if train_embeddings and self.active_embeddings == DEFAULT:
+            raise UnsupportedError(
+                "train_embeddings would change the base model's own embeddings; add a copy of them first: "
+                "add_embeddings(name, tokenizer, reference_embedding='default', reference_tokenizer=tokenizer)"
+            )
         own = checkpoint.own_head(self.base_model).values()
         self.set_active_adapters(composition)
         chosen = [self.get_adapter(name) for name in names(self.sites.active)]
@@ -257,6 +267,8 @@ class AdaptedModel(WithHeads, WithWeights):
             self.heads[key_of(chosen[-1].name)].requires_grad_(True)
         for parameter in own:
             parameter.requires_grad_(True)
+        if train_embeddings:
+            self.vocabularies[key_of(self.active_embeddings)].requires_grad_(True)
         self.train()
 
     # ---- parameters

@@ -111,7 +111,8 @@ class WordReader:
         if not ids.numel():
             raise ConfigError(f"The prompt's text {text!r} has no words")
         with torch.no_grad():
-            return self.words(ids.to(self.model.device))[0].float().cpu()
+            own = self.words.forward  # without hooks: the tokenizer is the base model's, and so must be the words
+            return own(ids.to(self.model.device))[0].float().cpu()
 
 
 @dataclass(frozen=True)

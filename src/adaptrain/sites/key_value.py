@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -93,11 +93,11 @@ class MethodAttentionSite(AttentionSite):
 
 
 class Overridden:
-    """A method of one module's instance with another in its place; a handle that takes it back."""
+    """An attribute of one module's instance with another in its place; a handle that takes it back."""
 
-    def __init__(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, name: str, value: Any) -> None:
         self.module, self.name = module, name
-        module.__dict__[name] = method  # past nn.Module's bookkeeping: it must not look like a part of the base model
+        module.__dict__[name] = value  # past nn.Module's bookkeeping: it must not look like a part of the base model
 
     def remove(self) -> None:
         self.module.__dict__.pop(self.name, None)

@@ -24,6 +24,7 @@ from adaptrain.sites.embedding import PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
+from adaptrain.sites.words import Words
 
 RUNS: tuple[type[Block], ...] = (Stack,)
 """The blocks that can be activated."""
@@ -42,6 +43,7 @@ class Sites:
         shared: adapter name → its shared modules.
         by_name: canonical name → site.
         merged: the adapter that has been worked into the base weights, or None.
+        words: where words are looked up, once other ones have been added; None before.
 
     Raises:
         UnsupportedError: a path of the table is not in the model; names layer, path and nearest module.
@@ -55,6 +57,7 @@ class Sites:
         self.shared: dict[str, tuple[Shared, ...]] = {}
         self.by_name = {site.point.name: site for site in find(model, architecture)}
         self.merged: Merged | None = None
+        self.words: Words | None = None
         self._inputs = {module: tuple(inspect.signature(module.forward).parameters) for module in entrances(self.model)}
         self._plans: dict[Composition, dict[Site, Composition]] = {}
         self._handles: list[Handle] = []
@@ -97,7 +100,8 @@ class Sites:
         self.forget()
         # a forward begins before anything acts in it, and ends after
         begin = [module.register_forward_pre_hook(self._enter, with_kwargs=True) for module in self._inputs]
-        act = [handle for site in used for handle in site.hook()]
+        act = [] if self.words is None else list(self.words.hook())  # before what changes the looked-up words
+        act += [handle for site in used for handle in site.hook()]
         if used:
             act += [
                 module_at(self.model.base_model, stack.mask_at, "").register_forward_pre_hook(
@@ -124,11 +128,22 @@ class Sites:
             UnsupportedError: a block that this version does not run; names block, methods and model.
         """
         check(tree, list(self.methods))
+        if self.words is not None and self.words.active is not None:
+            self._without_words(tree)
         for block in blocks(tree):
             if not isinstance(block, RUNS):
                 methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
                 what = f"{type(block).__name__} over {methods} on {self.model.config.model_type}"
                 raise UnsupportedError(f"{what} cannot be activated: this version runs a single adapter or a Stack")
+
+    def _without_words(self, tree: Composition | None) -> None:
+        """Refuse adapters of the model's own words where others are in force."""
+        for site in self.by_name.values():
+            if site.point.role == "words" and (found := [name for name in names(tree) if name in site.units]):
+                raise UnsupportedError(
+                    f"'{found[0]}' adapts the base model's own words ({site.point.name}), and other embeddings are "
+                    "active; set_active_embeddings('default') first"
+                )
 
     def forget(self) -> None:
         """End what an interrupt has left open in this thread; torch runs no hook after one."""
