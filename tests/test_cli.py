@@ -314,3 +314,14 @@ def test_show_names_the_origin_of_every_key(capsys):
     assert any(re.match(r"  schedule: linear +# conf/trainer/default\.yaml:\d+$", line) for line in lines)
     assert any(re.match(r"  attention: auto +# default$", line) for line in lines)
     assert re.fullmatch(r"# train writes to outputs/lora_cola/[0-9a-f]{8}", lines[-1])
+
+
+def test_ls_architectures_lists_every_model_type(capsys):
+    from adaptrain.architectures import architectures
+
+    assert main(["ls", "architectures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0].rstrip(",") for line in lines[2:]} == set(architectures())
+    assert lines[0].startswith("architectures")
+    assert main(["ls", "architecturs"]) == 2
+    assert "did you mean 'architectures'?" in capsys.readouterr().err

@@ -30,7 +30,7 @@ class Constant(Unit):
         self.sum = sum_
 
     def forward(self, state: SublayerState) -> SublayerState:
-        self.norm = state.norm
+        self.norm, self.residual = state.norm, state.residual
         return replace(state, h=self.sum.expand_as(state.h) - state.residual)
 
 
@@ -140,3 +140,59 @@ def test_queries_keys_and_values_are_those_of_the_attention(arch, role, monkeypa
     index = ("query", "key", "value").index(role)
     for call in calls:
         assert [other.abs().max().item() > 0 for other in call] == [number != index for number in range(3)]
+
+
+class Times(Unit):
+    """A projection whose output is multiplied."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, state: ProjectionState) -> ProjectionState:
+        return replace(state, y=state.y * self.factor)
+
+
+GATED = [arch for arch in ARCHITECTURES if any(name.endswith("mlp.gate") for name in adapted(arch).sites.by_name)]
+
+
+@pytest.mark.parametrize("arch", GATED)
+def test_the_gate_goes_through_the_non_linearity_and_the_up_projection_does_not(arch):
+    """down(act(gate(x)) ⊙ up(x)): doubling up doubles what down reads; doubling the gate does something else."""
+    place = next(name for name in adapted(arch).sites.by_name if name.endswith("0.mlp.up")).removesuffix("up")
+
+    def inner(**units: Unit) -> Tensor:
+        watch = Watch()
+        model = with_units(arch, {f"{place}activation": watch} | {place + role: unit for role, unit in units.items()})
+        run(model, batch(arch))
+        return watch.seen[0]
+
+    own = inner()
+    assert gap(inner(up=Times(2.0)), 2 * own) < 1e-5
+    assert gap(inner(gate=Times(2.0)), 2 * own) > 0.05
+    assert inner(up=Times(0.0)).abs().max() == 0
+
+
+DROPPED = ["bart", "mbart", "plbart", "marian", "whisper"]
+"""Which drop a sublayer's output by a function call, behind the point."""
+
+
+@pytest.mark.parametrize("arch", [*DROPPED, "bert", "t5", "vit", "gpt2", "wav2vec2-stable"])
+def test_dropout_falls_before_an_adapter_where_it_is_a_module_and_after_it_where_it_is_a_call(arch):
+    """With everything dropped, a constant adapter comes out or does not."""
+    name = next(name for name in adapted(arch).sites.by_name if name.endswith(".0.mlp"))
+    size = adapted(arch).sites.by_name[name].point.hidden_size
+    constant, watch = Constant(torch.linspace(-1.0, 2.0, size)), Watch()
+    model = with_units(arch, {name: constant, f"{name.removesuffix('mlp')}hidden": watch})
+    layers = {"t5": "encoder.block", "gpt2": "h", "vit": "layers", "bert": "encoder.layer"}.get(arch, "encoder.layers")
+    layer = model.base_model.get_submodule(layers)[0]
+    model.train()
+    for module in layer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 1.0
+        elif arch in DROPPED and "dropout" in vars(module):
+            module.dropout = 1.0
+    run(model, batch(arch))
+    sum_ = constant.sum if arch not in DROPPED else constant.residual
+    expected = sum_ if constant.norm is None else constant.norm(sum_)
+    assert gap(watch.seen[0], expected.expand_as(watch.seen[0])) < 1e-5

@@ -7,8 +7,9 @@ import pytest
 import torch
 import transformers as hf
 
+import adaptrain
 from adaptrain.methods import ConfigUnion, DoubleSeqBnConfig, LoRAConfig, PrefixTuningConfig, SeqBnConfig
-from matrix import METHODS, UNITS, adapted, batch, gap, run
+from matrix import METHODS, UNITS, adapted, add, base, batch, gap, run
 
 GATED = ConfigUnion(
     PrefixTuningConfig(prefix_length=3, flat=True, use_gating=True),
@@ -102,3 +103,28 @@ def test_gated_prefixes_agree_between_kernels_and_with_generation():
     inputs = batch("llama")
     seen = inputs["attention_mask"].bool()
     assert gap(run(model, inputs)[seen], run(eager, inputs)[seen]) < 1e-5
+
+
+def test_gates_see_the_softcap_of_gemma_2():
+    """Scores are bent before the softmax; an open gate, written out, must bend them as the model's own attention."""
+    config = METHODS["prefix_tuning_flat"]
+    inputs, models = batch("gemma2"), []
+    for use in (False, True):
+        plain = base("gemma2")
+        for layer in plain.layers:
+            layer.self_attn.attn_logit_softcapping = 0.7  # far below the scores
+        model = adaptrain.init(plain).eval()
+        add(model, "a", config.replace(use_gating=use))
+        model.set_active_adapters("a")
+        models.append(model)
+    plain, gated = models
+    tensors = plain.get_adapter("a").tensors()
+    with torch.no_grad():
+        for key, value in gated.get_adapter("a").tensors().items():
+            if ".gate." in key:
+                value.fill_(60.0 if key.endswith("bias") else 0.0)
+            else:
+                value.copy_(tensors[key])
+    seen = inputs["attention_mask"].bool()
+    assert gap(run(gated, inputs)[seen], run(plain, inputs)[seen]) < 1e-5
+    assert gap(run(adapted("gemma2", config), inputs)[seen], run(plain, inputs)[seen]) > 0.01  # the cap does something

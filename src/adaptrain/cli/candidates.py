@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from adaptrain.cli.ls import KINDS
+from adaptrain.cli.ls import LISTS
 from adaptrain.cli.verbs import VERBS
 from adaptrain.config.library import GROUPS, library
 
@@ -37,7 +37,7 @@ def candidates(line: str) -> list[str]:
         return _starting(word, [*(verb.name for verb in VERBS.values() if not verb.hidden), "--help", "--version"])
     verb = before[0]
     if verb == "ls":
-        return _starting(word, KINDS)
+        return _starting(word, LISTS)
     if verb == "completion":
         return _starting(word, ("bash", "zsh", "fish"))
     if verb == "table":

@@ -1,4 +1,4 @@
-"""`adaptrain ls`: what there is to choose from, read off the YAML files alone."""
+"""`adaptrain ls`: what there is to choose from, read off the YAML files; and the architectures, off their tables."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from adaptrain.errors import UsageError, listed, unknown
 
 KINDS = {"recipes": "recipe", "adapters": "adapter", "models": "model", "tasks": "task", "trainers": "trainer"}
 
+LISTS = (*KINDS, "architectures")
+"""What can be asked for. Architectures only by name: their tables need transformers, which takes seconds to import."""
+
 _COLUMNS = {
     "recipe": ("model", "adapter", "task"),
     "adapter": ("method",),
@@ -28,9 +31,9 @@ def run(arguments: Sequence[str]) -> int:
     found = split(arguments)
     wanted = []
     for word in found.paths:
-        kind = word if word in KINDS else f"{word}s"
-        if kind not in KINDS:
-            raise UsageError(unknown("list of", word, KINDS, "The lists are"))
+        kind = word if word in LISTS else f"{word}s"
+        if kind not in LISTS:
+            raise UsageError(unknown("list of", word, LISTS, "The lists are"))
         wanted.append(kind)
     if found.overrides:
         if any(override.split("=")[0].split(".")[0] != "model" for override in found.overrides):
@@ -43,7 +46,10 @@ def run(arguments: Sequence[str]) -> int:
     for index, kind in enumerate(wanted or KINDS):
         if index:
             print()
-        _print(kind, KINDS[kind], books)
+        if kind == "architectures":
+            _print_architectures()
+        else:
+            _print(kind, KINDS[kind], books)
     return 0
 
 
@@ -59,6 +65,14 @@ def _print(kind: str, group: str, books: Library) -> None:
     heads = [group, *("hub id" if group == "model" else column for column in _COLUMNS[group]), "about"]
     places = ", ".join(str(folder) for folder in books.folders(group) if folder.is_dir())
     print_rows(heads, rows, title=f"{kind}{choose or '  adaptrain train recipe=NAME'}  ({places})", cut=True)
+
+
+def _print_architectures() -> None:
+    from adaptrain.reporting.support import overview
+
+    heads, rows = overview()
+    rows = [[cell.replace("`", "") for cell in row] for row in rows]
+    print_rows(heads, rows, title="architectures  (docs/support.md says what goes together)", cut=True)
 
 
 def _print_counts(overrides: Sequence[str], books: Library) -> None:

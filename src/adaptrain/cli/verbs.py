@@ -98,12 +98,13 @@ Overrides:
         ),
         Verb(
             "ls",
-            "[recipes|adapters|models|tasks|trainers]",
+            "[recipes|adapters|models|tasks|trainers|architectures]",
             "what there is to choose from",
             """\
   adaptrain ls                          everything
   adaptrain ls recipes                  with those of ./recipes
-  adaptrain ls adapters model=minilm    and what each trains on that model""",
+  adaptrain ls adapters model=minilm    and what each trains on that model
+  adaptrain ls architectures            the model types that adapters can be put on""",
             "ls",
         ),
         Verb(

@@ -91,6 +91,12 @@ def _config(model_type: str, changes: dict[str, Any]) -> PreTrainedConfig:
         logging.set_verbosity(level)
 
 
+def overview() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: what each table has."""
+    heads = ["model type", "stacks", "MLP", "attention", "reached", "AdapterHub"]
+    return heads, [_what(line, table) for line, table in lines().items()]
+
+
 def page() -> str:
     """The whole page, in Markdown."""
     tables = lines()
@@ -126,10 +132,7 @@ def page() -> str:
         "`q k v o` are the projections of attention; *fused* ones are parts of one module. *Reached* says how keys and",
         "values are: by transformers' attention registry, in the module's own method, or computed anew. *AdapterHub*",
         "says whether `load_adapter` reads that library's folders ([deviations.md](deviations.md) has the reasons).\n",
-        _table(
-            ["model type", "stacks", "MLP", "attention", "reached", "AdapterHub"],
-            [_what(*item) for item in tables.items()],
-        ),
+        _table(*overview()),
         "",
         _MORE,
     ]
@@ -150,7 +153,7 @@ def _what(line: str, table: Architecture) -> list[str]:
     mlp = "gate, up, down" if "mlp.gate" in first.projections else "up, down"
     fused = first.projections["attention.query"].parts > 1
     attention = f"q k v o{', fused' if fused else ''}{', cross' if 'cross_attention' in first.attentions else ''}"
-    return [line, stacks, mlp, attention, _reached(first.attentions["attention"]), _folders(line.split("`")[1])]
+    return [line, stacks, mlp, attention, _reached(first.attentions["attention"]), _folders(line.split("`")[1], first)]
 
 
 def _reached(row: Attention) -> str:
@@ -159,12 +162,14 @@ def _reached(row: Attention) -> str:
     return "registry" if row.output is None else "computed anew"
 
 
-def _folders(model_type: str) -> str:
+def _folders(model_type: str, stack: Stack) -> str:
     if model_type == "encoder-decoder":
         return "read"
-    if model_type not in FAMILIES:
+    family = FAMILIES.get(model_type)
+    places = [] if family is None else [place for each in family.projections.values() for place in each]
+    if family is None or any(f"{name}.query" not in places for name in stack.attentions):
         return "–"
-    return "read, without bottlenecks" if FAMILIES[model_type].no_bottleneck else "read"
+    return "read, without bottlenecks" if family.no_bottleneck else "read"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
