@@ -181,7 +181,7 @@ class WithEmbeddings(nn.Module):
         return tokenizer
 
     def generation_options(self) -> dict[str, Any]:
-        """Options of `generate` that name words: padding, begin, end and the decoder's start, as the active ones are."""
+        """Options of `generate` that name words: padding, begin, end and the decoder's start, in the active ids."""
         return {} if self.sites.words is None else self.sites.words.generation()
 
     # ---- inside
