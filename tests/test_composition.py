@@ -349,8 +349,8 @@ def test_an_unknown_block_is_refused():
     class Strange(Block):
         pass
 
-    from adaptrain.composition import _BLOCKS
+    from adaptrain.composition import BLOCKS
 
-    del _BLOCKS["strange"]
+    del BLOCKS["strange"]
     with pytest.raises(CompositionError, match="Strange is not a block"):
         ran(Strange("a"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -548,26 +546,3 @@ def test_a_language_moves_to_another_tokenizer():
     like(model, words=120, shift=4)
     found = run(model, moved(inputs, 120, 4))
     assert gap(found[..., [(index + 4) % 120 for index in range(100)]], expected) < 1e-4
-
-
-# ---- the page
-
-PAGE = Path(__file__).parents[1] / "docs" / "embeddings.md"
-
-
-def test_what_the_page_shows_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    own = base("llama", auto=CAUSAL)
-    own.save_pretrained(tmp_path / "base")
-    tokenizer(100).save_pretrained(tmp_path / "base")
-    spoken(130, 120, 121, 122).save_pretrained(tmp_path / "other")
-    said: dict[str, object] = {}
-    exec(compile(block, str(PAGE), "exec"), said)
-    model, words = said["model"], said["words"]
-    assert isinstance(model, adaptrain.AdaptedModel) and isinstance(words, torch.Tensor)
-    assert words.shape[1] > 3 and words.max() < 130
-    assert model.active_embeddings == "again"
-    assert isinstance(said["tokenizer"], hf.PreTrainedTokenizerBase)
-    state = model.base_model.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in own.state_dict().items())

@@ -23,6 +23,7 @@ class LinearPart:
 
     Attributes:
         size: number of outputs of the part.
+        quantised: what the module's weight is quantised with, in words; None for plain numbers.
     """
 
     def __init__(self, module: nn.Module, part: int = 0, parts: int = 1, layout: str = "equal", width: int = 0) -> None:
@@ -33,6 +34,7 @@ class LinearPart:
             sizes = [width, *[(out - width) // (parts - 1)] * (parts - 1)]
         self.size, self.start = sizes[part], sum(sizes[:part])
         self.fused = parts > 1
+        self.quantised = scheme(getattr(module, "weight", None))
         self.head = width if layout == "interleaved" else 0
 
     def cut(self, whole: Tensor, axis: int) -> Tensor:
@@ -60,13 +62,7 @@ class LinearPart:
     @property
     def weight(self) -> Tensor:
         """(out, in), in float; it follows the module to another device. Of a quantised map it is a copy, made anew."""
-        weight = float_weight(self.module)
-        return self.cut(weight if hasattr(self.module, "out_features") else weight.t(), 0)
-
-    @property
-    def quantised(self) -> str | None:
-        """What the weight is quantised with, in words."""
-        return scheme(getattr(self.module, "weight", None))
+        return self.cut(self._weight(), 0)
 
     @property
     def bias(self) -> Tensor | None:
@@ -84,8 +80,9 @@ class LinearPart:
                 own.copy_(self.put(own, bias.to(own.dtype), 0))
 
     def _weight(self) -> Tensor:
-        weight: Any = self.module.weight
-        return weight.detach() if hasattr(self.module, "out_features") else weight.detach().t()
+        module: Any = self.module
+        weight = module.weight.detach() if self.quantised is None else float_weight(module)
+        return weight if hasattr(module, "out_features") else weight.t()
 
 
 class WordReader:

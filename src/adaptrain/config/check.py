@@ -102,11 +102,13 @@ def _architecture(node: Tree | Leaf, report: Report) -> str | dict[str, Any] | N
 
     try:
         if isinstance(value, str) and written.names_file(value):
-            value = written.read_file(value)
+            value, place = written.read_file(value), value
+            written.check_written(value, place)
         written.read_architecture(value)
     except ConfigError as error:
         for sentence in error.problems:
-            report.add("architecture", first_origin(node), sentence[0].lower() + sentence[1:])
+            told = sentence.removeprefix("architecture: ")
+            report.add("architecture", first_origin(node), told[0].lower() + told[1:])
     except AttributeError:
         report.add("architecture", first_origin(node), f"is {value!r}; give a model type or a YAML file")
     return value
