@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -369,6 +370,21 @@ def test_merging_is_refused_and_dequantising_is_explicit(load, scheme, config):
         for parameter in twin.parameters():
             parameter.zero_()
     assert same(numbers(model.base_model), before) and torch.equal(model(**inputs).logits, said)
+
+
+@installed()
+def test_embeddings_of_other_words_come_along(load, scheme):
+    model, inputs = adaptrain.init(load(scheme, "bert")).eval(), batch("bert")
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(120)}, unk_token="w0"))
+    model.add_embeddings("new", hf.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0"))
+    twin = model.dequantize().eval()
+    assert twin.active_embeddings == model.active_embeddings == "new"
+    assert twin.config.vocab_size == model.config.vocab_size == 120
+    ids = inputs | {"input_ids": inputs["input_ids"] + 20}  # some of which the base model does not have
+    assert gap(run(twin, ids), run(model, ids)) < 1e-4
+    twin.set_active_embeddings("default")
+    assert twin.config.vocab_size == 100 and model.config.vocab_size == 120
+    assert gap(run(twin, inputs), run(model, ids)) > 1e-2
 
 
 @installed()

@@ -15,7 +15,7 @@ from adaptrain.adapter import check_name, key_of
 from adaptrain.errors import AdapterNameError, CheckpointError, ConfigError, UnsupportedError, unknown
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.sites import Sites
-from adaptrain.sites.words import Vocabulary, Words
+from adaptrain.sites.words import ROLES, Vocabulary, Words
 
 CONFIG, TENSORS, TOKENIZER = "embeddings_config.json", "embeddings.safetensors", "tokenizer"
 FORMAT = "adaptrain-embeddings/1"
@@ -75,7 +75,7 @@ class WithEmbeddings(nn.Module):
             )
         if (reference_embedding is None) != (reference_tokenizer is None):
             raise ConfigError("reference_embedding and reference_tokenizer are given together: words are found by both")
-        made = self._random(name, size)
+        made = self._random(name, size, _special(tokenizer))
         if reference_embedding is not None and reference_tokenizer is not None:
             _copy(made, tokenizer, self._tables(reference_embedding), reference_tokenizer, reference_embedding)
         self._keep(made)
@@ -94,7 +94,7 @@ class WithEmbeddings(nn.Module):
 
         Raises:
             AdapterNameError: no such embeddings.
-            UnsupportedError: an active adapter adapts the base model's own words.
+            UnsupportedError: an active or merged adapter adapts the base model's own words.
         """
         chosen = None if name == DEFAULT else self._get(name)
         if chosen is None and self.sites.words is None:
@@ -103,7 +103,7 @@ class WithEmbeddings(nn.Module):
         before = words.active
         words.activate(chosen)
         try:
-            self.sites.accept(self.sites.active)
+            self.sites.accept(self.sites.active if self.sites.merged is None else self.sites.merged.name)
         except UnsupportedError:
             words.activate(before)
             raise
@@ -135,7 +135,14 @@ class WithEmbeddings(nn.Module):
         base = {**self.identity, "model_type": self.base_model.config.model_type}
         write_json(
             folder / CONFIG,
-            {"format": FORMAT, "name": name, "words": kept.size, "size": kept.weight.shape[1], "base_model": base},
+            {
+                "format": FORMAT,
+                "name": name,
+                "words": kept.size,
+                "size": kept.weight.shape[1],
+                "special": kept.special,
+                "base_model": base,
+            },
         )
         if tokenizer is not None:
             tokenizer.save_pretrained(folder / TOKENIZER)
@@ -155,7 +162,7 @@ class WithEmbeddings(nn.Module):
         """
         folder = Path(path)
         theirs = not (folder / CONFIG).is_file() and (folder / THEIRS).is_file()
-        own, tensors = (None, {"weight": _unpickled(folder / THEIRS)}) if theirs else self._read(folder)
+        own, special, tensors = (None, None, {"weight": _unpickled(folder / THEIRS)}) if theirs else self._read(folder)
         name = name or own
         if name is None:
             raise AdapterNameError(f"The embeddings in {folder} have no name of their own; give one: name='…'")
@@ -168,9 +175,14 @@ class WithEmbeddings(nn.Module):
                 tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
             except (OSError, ValueError) as error:
                 raise CheckpointError(f"Cannot read {folder / TOKENIZER}: {str(error).splitlines()[0]}") from None
+        made.special = _special(tokenizer) if special is None and tokenizer is not None else special
         self._keep(made)
         self.set_active_embeddings(name)
         return tokenizer
+
+    def generation_options(self) -> dict[str, Any]:
+        """Options of `generate` that name words: padding, begin, end and the decoder's start, in the active ids."""
+        return {} if self.sites.words is None else self.sites.words.generation()
 
     # ---- inside
 
@@ -195,14 +207,15 @@ class WithEmbeddings(nn.Module):
         made.requires_grad_(False)
         self.vocabularies[key_of(made.name)] = made.to(self.base_model.device).train(self.training)
 
-    def _random(self, name: str, size: int) -> Vocabulary:
+    def _random(self, name: str, size: int, special: dict[str, int] | None = None) -> Vocabulary:
         words = self._words()
         output = bias = None
+        final = None if words.final_bias is None else torch.zeros(size)
         if not words.tied:
             output = torch.randn(size, words.head.weight.shape[1]) * STD
         if words.head is not None and words.head.bias is not None:
             bias = torch.zeros(size)
-        return Vocabulary(name, torch.randn(size, words.weight.shape[1]) * STD, output, bias)
+        return Vocabulary(name, torch.randn(size, words.weight.shape[1]) * STD, output, bias, final, special)
 
     def _tables(self, name: str) -> Vocabulary:
         """The tables of a name, the base model's own among them, as float32 copies where they are its."""
@@ -211,16 +224,24 @@ class WithEmbeddings(nn.Module):
         words = self._words()
         output = None if words.tied else words.head.weight.detach().float()
         bias = None if words.head is None or words.head.bias is None else words.head.bias.detach().float()
-        return Vocabulary(DEFAULT, words.weight.detach().float(), output, bias)
+        final = None if words.final_bias is None else words.final_bias.detach().float()
+        return Vocabulary(DEFAULT, words.weight.detach().float(), output, bias, final, words.special())
 
-    def _read(self, folder: Path) -> tuple[str, dict[str, Tensor]]:
+    def _read(self, folder: Path) -> tuple[str, dict[str, int] | None, dict[str, Tensor]]:
         values = read_json(folder / CONFIG)
         if values.get("format") != FORMAT:
             raise CheckpointError(f"{folder / CONFIG} has the format {values.get('format')!r}; this reads {FORMAT}")
         made_for, kind = values.get("base_model", {}).get("model_type"), self.base_model.config.model_type
         if made_for != kind:
             raise CheckpointError(f"{folder} was made for a {made_for}, and this model is a {kind}")
-        return str(values.get("name")), read_tensors(folder / TENSORS)
+        special = values.get("special")
+        if special is not None and not (
+            isinstance(special, dict)
+            and special.keys() <= set(ROLES)
+            and all(type(number) is int for number in special.values())
+        ):
+            raise CheckpointError(f"{folder / CONFIG} has special {special!r}, which is no id for each of {ROLES}")
+        return str(values.get("name")), special, read_tensors(folder / TENSORS)
 
     def _fitting(self, folder: Path, name: str, tensors: dict[str, Tensor]) -> Vocabulary:
         words = self._words()
@@ -244,12 +265,18 @@ class WithEmbeddings(nn.Module):
 
 
 def _named(tables: Vocabulary) -> dict[str, Tensor]:
-    return {key: value for key in ("weight", "output", "bias") if (value := getattr(tables, key)) is not None}
+    keys = ("weight", "output", "bias", "final_bias")
+    return {key: value for key in keys if (value := getattr(tables, key)) is not None}
 
 
 def _fills(key: str, folder: Path) -> bool:
     """Whether zeros stand for what AdapterHub does not write."""
-    return key == "bias" and (folder / THEIRS).is_file()
+    return key in ("bias", "final_bias") and (folder / THEIRS).is_file()
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
+    return {role: number for role, number in found.items() if isinstance(number, int)}
 
 
 def _size_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -116,12 +116,14 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
         return head(self.base_model(**inputs), inputs, labels)
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
-        """`generate` of the base model, under the active composition.
+        """`generate` of the base model, under the active composition, with the active embeddings' own padding and end.
 
         Raises:
             UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for.
         """
         model: Any = self.base_model
+        if options.get("generation_config") is None:
+            options = self.generation_options() | options
         setup = current_setup()
         tree = self.sites.active if setup is None else setup.composition
         if options.get("cache_implementation") == "static" and self.sites.has_prompt(tree):

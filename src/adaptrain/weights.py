@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -77,7 +77,9 @@ class WithWeights(nn.Module):
             raise UnsupportedError("The base model is not quantised; there is nothing to dequantise")
         if self.merged_adapter is not None:
             raise UnsupportedError(f"'{self.merged_adapter}' is merged; call reset_adapter() first")
-        twin = copy.deepcopy(self)
+        twin: Any = copy.deepcopy(self)
+        embeddings = twin.active_embeddings
+        twin.set_active_embeddings("default")
         active = twin.sites.active
         twin.sites.detach()
         dequantise(twin.base_model, dtype)
@@ -86,6 +88,7 @@ class WithWeights(nn.Module):
             assert isinstance(adapter, Adapter)
             twin.sites.add(adapter.name, adapter.config.method, adapter.units, tuple(adapter.shared.values()))
         twin.sites.active = active
+        twin.set_active_embeddings(embeddings)
         return twin
 
     def eject_prefix_tuning(self, name: str) -> None:

@@ -102,6 +102,7 @@ class Sites:
         begin = [module.register_forward_pre_hook(self._enter, with_kwargs=True) for module in self._inputs]
         act = [] if self.words is None else list(self.words.hook())  # before what changes the looked-up words
         act += [handle for site in used for handle in site.hook()]
+        act += [] if self.words is None else self.words.hook_head()
         if used:
             act += [
                 module_at(self.model.base_model, stack.mask_at, "").register_forward_pre_hook(
@@ -156,6 +157,8 @@ class Sites:
         if tree is None:
             return {}
         if tree not in self._plans:
+            if self.words is not None and self.words.active is not None:
+                self._without_words(tree)  # an active adapter may have been replaced since it was accepted
             pruned = {site: prune(tree, site.units.__contains__) for site in self.by_name.values()}
             self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
         return self._plans[tree]
@@ -170,6 +173,8 @@ class Sites:
         Raises:
             UnsupportedError: it cannot be merged; the weights are what they were.
         """
+        if self.words is not None and self.words.active is not None:
+            self._without_words(name)
         merged = Merged(name, self.active)
         merged.work_in(self.by_name.values(), self.model)
         self.merged, self.active = merged, None
