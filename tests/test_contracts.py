@@ -10,14 +10,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import adaptrain
 from adaptrain.context import AdapterSetup
 from adaptrain.methods import Unit
 from adaptrain.sites.hidden import LayerSite, SublayerSite
 from adaptrain.state import ProjectionState, SublayerState
-from matrix import ARCHITECTURES, METHODS, adapted, batch, gap, run
+from matrix import ARCHITECTURES, METHODS, adapted, add, alone, batch, gap, randomise, run
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 
@@ -196,3 +198,72 @@ def test_dropout_falls_before_an_adapter_where_it_is_a_module_and_after_it_where
     sum_ = constant.sum if arch not in DROPPED else constant.residual
     expected = sum_ if constant.norm is None else constant.norm(sum_)
     assert gap(watch.seen[0], expected.expand_as(watch.seen[0])) < 1e-5
+
+
+# ---- parts of a model
+
+
+def part(cls: type, arch: str, method: str):
+    model = adaptrain.init(cls._from_config(ARCHITECTURES[arch].config())).eval()
+    randomise(model.base_model, 0.15, seed=1)
+    add(model, "a", METHODS[method])
+    model.set_active_adapters("a")
+    return model
+
+
+@pytest.mark.parametrize("method", ["lora-gated", "bn-gated", "prefix_tuning", "loreft"])
+@pytest.mark.parametrize(
+    ("cls", "arch", "stack"),
+    [
+        (hf.T5EncoderModel, "t5", "encoder"),
+        (hf.WhisperForAudioClassification, "whisper", "encoder"),
+        (hf.BartForCausalLM, "bart", "decoder"),
+        (hf.CLIPForImageClassification, "clip", "vision"),
+        (hf.CLIPTextModelWithProjection, "clip_text_model", "text"),
+    ],
+)
+def test_half_of_a_model_has_half_of_the_table(cls, arch, stack, method):
+    """With the whole's names, its own mask, and rows that are what they are alone."""
+    model = part(cls, arch, method)
+    assert {point.stack for point in model.sites.points} == {stack}
+    assert not any(point.encoder_decoder for point in model.sites.points)
+    names = {name for name in adapted(arch).sites.by_name if name.startswith(stack)}
+    assert {name for name in model.sites.by_name if "embeddings" not in name} <= names
+    inputs = {key: value for key, value in batch(arch, (7, 4)).items() if "decoder" not in key}
+    if stack == "vision":
+        inputs = {"pixel_values": inputs["pixel_values"]}
+    with torch.no_grad():
+        together = model(**inputs)
+        found = together[0] if cls is not hf.BartForCausalLM else together.logits
+        row = alone(arch, inputs, 1)
+        short = model(**row)[0]
+    seen = slice(None) if found.dim() == 2 else slice(0, short.shape[1])
+    assert gap(found[1:2, seen] if found.dim() == 3 else found[1:2], short) < 1e-4
+
+
+def test_a_prompt_is_taken_off_where_no_decoder_attends_to_it():
+    model, inputs = part(hf.T5EncoderModel, "t5", "prompt_tuning"), batch("t5")
+    inputs = {key: value for key, value in inputs.items() if "decoder" not in key}
+    assert model(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape
+
+
+@torch.no_grad()
+def test_a_tower_that_is_asked_for_its_features_is_adapted():
+    """`get_text_features` goes past the model's own forward."""
+    model, inputs = adapted("clip", METHODS["double_seq_bn"]), batch("clip", (6, 6))
+    both = model(**inputs)
+    texts = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    images = model.get_image_features(pixel_values=inputs["pixel_values"])
+    for found, expected in ((texts, both.text_embeds), (images, both.image_embeds)):
+        features = getattr(found, "pooler_output", found)
+        assert gap(features / features.norm(dim=-1, keepdim=True), expected) < 1e-6
+
+
+def test_whisper_generates_with_and_without_its_cache():
+    model = part(hf.WhisperForConditionalGeneration, "whisper", "prefix_tuning")
+    features = batch("whisper")["input_features"]
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    cached, plain = (model.generate(features, use_cache=use, **options) for use in (True, False))
+    assert torch.equal(cached, plain)
+    with AdapterSetup(None):
+        assert not torch.equal(model.generate(features, **options), cached)

@@ -44,6 +44,7 @@ def _encoder(sublayers: dict[str, Sublayer]) -> Stack:
         attentions={"attention": Attention("self_attn")},
         embeddings=Embeddings("encoder.embed_tokens", output="encoder.layernorm_embedding"),
         prompt=Prompt(reader="encoder"),
+        optional=True,
     )
 
 

@@ -120,7 +120,7 @@ class Stack:
         mask: the argument of the model that says which positions are tokens; None: there is none.
         mask_at: module that is given this mask as `attention_mask`, where the model's own counts something else
             (samples of sound).
-        optional: whether a model may lack the stack (one tower of two).
+        optional: whether a model may lack the stack: one tower of two, or half of an encoder-decoder.
     """
 
     name: str

@@ -49,6 +49,7 @@ def _stack(name: str, mlp: int, gated: bool) -> Stack:
         prompt=Prompt(reader="encoder") if name == "encoder" else None,
         causal=name == "decoder",
         mask="attention_mask" if name == "encoder" else "decoder_attention_mask",
+        optional=True,
     )
 
 

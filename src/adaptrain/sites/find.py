@@ -34,8 +34,6 @@ def find(model: PreTrainedModel, architecture: Architecture) -> list[Site]:
     sites: list[Site] = []
     before = 0
     for stack in architecture.stacks:
-        if stack.optional and not hasattr(base, stack.layers.split(".")[0]):
-            continue
         point = Point("", stack.name, -1, "", "", "", 0, 0, 0, 0, 0, architecture.encoder_decoder, stack.causal)
         place = f"the {architecture.name} table"
         for index, layer in enumerate(modules_at(base, stack.layers, place)):

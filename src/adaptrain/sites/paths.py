@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def table_for(model: PreTrainedModel, given: str | Path | Mapping[str, Any] | Ar
     """
     model_type = str(model.config.model_type)
     if given is not None:
-        return read_architecture(given)(model.config)
+        return _of_those(model.base_model, read_architecture(given)(model.config))
     if model_type in architectures():
-        return architecture_of(model.config)
+        return _of_those(model.base_model, architecture_of(model.config))
     fit = fitting(model)
     if not fit:
         known = unknown("architecture for", model_type, sorted(architectures()), "The model types are")
@@ -34,6 +35,19 @@ def table_for(model: PreTrainedModel, given: str | Path | Mapping[str, Any] | Ar
         f"There is no architecture for '{model_type}', but its modules are named as in {listed(fit)}. If it computes "
         f"the same, say so: architecture={fit[0]} on the command line, adaptrain.init(model, architecture='{fit[0]}')"
     )
+
+
+def _of_those(base: nn.Module, architecture: Architecture) -> Architecture:
+    """The table of the stacks that are there, where a model may lack one: one tower of two, or half of an
+    encoder-decoder."""
+    there = [stack for stack in architecture.stacks if has_module(base, stack.layers.split(".", 1)[0])]
+    if len(there) == len(architecture.stacks) or not there or not all(stack.optional for stack in architecture.stacks):
+        return architecture
+    if architecture.encoder_decoder:  # its mask is the model's, and nobody attends to its prompt
+        (half,) = there
+        prompt = None if half.prompt is None else replace(half.prompt, end=half.prompt.end or half.prompt.reader)
+        there = [replace(half, prompt=prompt, mask=half.mask and "attention_mask")]
+    return replace(architecture, stacks=tuple(there))
 
 
 def check_paths(model: PreTrainedModel, architecture: Architecture) -> None:
@@ -56,7 +70,7 @@ def fitting(model: PreTrainedModel) -> list[str]:
             architecture = table(model.config)
         except (AdaptrainError, AttributeError):
             continue  # made from keys that this config does not have
-        if not any(_problems(model.base_model, architecture)):
+        if not any(_problems(model.base_model, _of_those(model.base_model, architecture))):
             found.setdefault(architecture.name, (_named(architecture), model_type))
     return [model_type for _, model_type in sorted(found.values(), key=lambda each: -each[0])]
 
@@ -75,11 +89,7 @@ def _named(architecture: Architecture) -> int:
 
 
 def _problems(base: nn.Module, architecture: Architecture) -> Iterator[str]:
-    present = 0
     for stack in architecture.stacks:
-        if stack.optional and not has_module(base, stack.layers.split(".", 1)[0]):
-            continue
-        present += 1
         for key, path in _outside(stack):
             if not has_module(base, path):
                 yield f"stacks.{stack.name}.{key}: {_absent(base, path, 'the model')}"
@@ -98,8 +108,6 @@ def _problems(base: nn.Module, architecture: Architecture) -> Iterator[str]:
         for (key, problem), where in wrong.items():
             which = "every layer" if len(where) == len(layers) else f"layer {', '.join(map(str, where))}"
             yield f"stacks.{stack.name}.{key}: {problem} in {which}"
-    if not present:
-        yield "none of its stacks is there"
 
 
 def _outside(stack: Stack) -> Iterator[tuple[str, str]]:
