@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 
-from matrix import ARCHITECTURES, METHODS, UNITS, adapted, base, batch, gap, pairs, run
+from matrix import ARCHITECTURES, KINDS, METHODS, UNITS, adapted, base, batch, gap, pairs, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
 CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
@@ -69,9 +69,18 @@ def decode(model, inputs, **options):
     return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
 
 
-@pytest.mark.parametrize("lengths", [(5, 5), (6, 3)], ids=["even", "padded"])
 @pairs(archs=[*DECODERS, *SEQ2SEQS])
-def test_generation_with_the_cache_equals_without(arch, method, lengths):
+def test_generation_with_the_cache_equals_without(arch, method):
+    same_with_and_without_cache(arch, method, (6, 3))
+
+
+@pairs(*KINDS, archs=["gpt2", "llama", "bart"])
+def test_generation_of_rows_of_one_length_does_so_too(arch, method):
+    """Where no mask is needed, kernels are called in another way."""
+    same_with_and_without_cache(arch, method, (5, 5))
+
+
+def same_with_and_without_cache(arch: str, method: str, lengths: tuple[int, ...]) -> None:
     auto = SEQ2SEQ if arch in SEQ2SEQS else CAUSAL
     model = adapted(arch, METHODS[method], auto=auto)
     inputs = {key: batch(arch, lengths)[key] for key in ("input_ids", "attention_mask")}
