@@ -250,6 +250,7 @@ ARCHITECTURES: dict[str, Arch] = {
     "gemma2": Arch(lambda: hf.Gemma2Config(**_DECODER, head_dim=12, sliding_window=4), True, ("eager",)),
     "gemma3_text": Arch(lambda: hf.Gemma3TextConfig(**_DECODER, head_dim=12, sliding_window=4), True),
     "olmo2": Arch(lambda: hf.Olmo2Config(**_DECODER), True),
+    "olmo3": Arch(lambda: hf.Olmo3Config(**_DECODER, sliding_window=4), True),
     "phi3": Arch(lambda: hf.Phi3Config(**_DECODER), True),
     "bart": Arch(lambda: hf.BartConfig(**_BART)),
     "mbart": Arch(lambda: hf.MBartConfig(**_BART)),

@@ -67,6 +67,7 @@ _decoder(  # the norm is the end of the sublayer: what is added to the residual 
 
 _decoder(
     "olmo2",
+    "olmo3",
     sublayers={
         "attention": Sublayer("post_attention_layernorm", residual="self_attn"),
         "mlp": Sublayer("post_feedforward_layernorm", residual="mlp"),
