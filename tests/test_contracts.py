@@ -267,3 +267,19 @@ def test_whisper_generates_with_and_without_its_cache():
     assert torch.equal(cached, plain)
     with AdapterSetup(None):
         assert not torch.equal(model.generate(features, **options), cached)
+
+
+@pytest.mark.parametrize("method", ["noreft", "bn-gated", "prefix-gated"])
+@pytest.mark.parametrize(
+    "arch", ["bart", "mbart", "plbart", "marian", "t5", "mt5", "whisper", "bert-bert", "bert-gpt2"]
+)
+def test_a_decoder_goes_by_its_own_mask(arch, method):
+    """ReFT's last positions are those of the decoder's own tokens, however long the encoder's texts are."""
+    model, inputs = adapted(arch, METHODS[method]), batch(arch, (7, 4))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    together = run(model, inputs | {"decoder_attention_mask": mask})
+    row = alone(arch, inputs, 1)
+    short = run(model, row | {"decoder_input_ids": row["decoder_input_ids"][:, :3]})
+    assert gap(together[1:, :3], short) < 1e-5
+    if method == "noreft":
+        assert gap(together[1:, :3], run(model, inputs)[1:, :3]) > 1e-3  # without it, the last positions are others
