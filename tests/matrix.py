@@ -365,9 +365,11 @@ def adapted(
     return model.eval()
 
 
-def add(model: AdaptedModel, name: str, config: MethodConfig, seed: int = 2, trained: bool = True) -> None:
+def add(
+    model: AdaptedModel, name: str, config: MethodConfig, seed: int = 2, trained: bool = True, overwrite: bool = False
+) -> None:
     """Add an adapter with trained-like weights."""
-    model.add_adapter(name, config)
+    model.add_adapter(name, config, overwrite_ok=overwrite)
     if trained:
         randomise(model.get_adapter(name), 0.3, seed)
 

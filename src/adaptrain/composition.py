@@ -177,6 +177,11 @@ def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Ca
             pieces = state.split_rows(tree.sizes)
             return state.join_rows([child(piece) for child, piece in zip(run, pieces, strict=True)])
         case Split():
+            if sum(tree.sizes) != state.positions:
+                raise CompositionError(
+                    f"{tree} divides {sum(tree.sizes)} positions, and there are {state.positions}; correct sizes, or "
+                    "pad the batch to their sum"
+                )
             pieces = state.split_positions(tree.sizes)
             return state.join_positions([child(piece) for child, piece in zip(run, pieces, strict=True)])
         case Average():

@@ -130,6 +130,7 @@ class _Local(threading.local):
         self.setups: tuple[AdapterSetup, ...] = ()
         self.records: Records | None = None
         self.prompt: int | None = None
+        self.repeats = False
 
 
 _local = _Local()
@@ -173,13 +174,19 @@ def recording(records: Records | None) -> Iterator[None]:
 
 @contextmanager
 def generating(prompt: int) -> Iterator[None]:
-    """Say that the first `prompt` positions of the forwards inside are given, and that what follows is generated."""
-    before = _local.prompt
-    _local.prompt = prompt
+    """Say that the first `prompt` positions of the forwards inside are given, and that what follows is generated; their
+    rows have been repeated for Parallel."""
+    before = _local.prompt, _local.repeats
+    _local.prompt, _local.repeats = prompt, True
     try:
         yield
     finally:
-        _local.prompt = before
+        _local.prompt, _local.repeats = before
+
+
+def current_repeats() -> bool:
+    """Whether what forwards are given has been repeated for Parallel already."""
+    return _local.repeats
 
 
 def current_prompt() -> int | None:

@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, names, parse
+from adaptrain.composition import Composition, names, parse, width
 from adaptrain.context import Records, current_setup, generating, recording
 from adaptrain.embeddings import DEFAULT, WithEmbeddings
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
-from adaptrain.sites import Sites, table_for
+from adaptrain.sites import Sites, repeated, table_for
 from adaptrain.weights import WithWeights
 
 _REFUSED = {"save_pretrained", "push_to_hub"}
@@ -132,6 +132,8 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
         if self.architecture.encoder_decoder:  # the inputs are the encoder's; the decoder begins with its start token
             given = [options.get("decoder_input_ids")]
         text = next((each for each in given if each is not None), None)
+        options = repeated(options | {"inputs": inputs}, width(tree))
+        inputs = options.pop("inputs")
         with generating(1 if text is None else text.shape[1]):
             return model.generate(inputs, **options)
 

@@ -114,7 +114,11 @@ class WordReader:
 
 @dataclass(frozen=True)
 class Point:
-    """A site as methods see it; the fields are those of `methods.PointLike`."""
+    """A site as methods see it; the fields are those of `methods.PointLike`.
+
+    Attributes:
+        by_row: whether everything that flows here has the batch's rows.
+    """
 
     kind: str
     stack: str
@@ -129,6 +133,7 @@ class Point:
     head_dim: int
     encoder_decoder: bool
     causal: bool = False
+    by_row: bool = True
     map: LinearPart | None = field(default=None, compare=False)
     reader: WordReader | None = field(default=None, compare=False)
 

@@ -33,6 +33,10 @@ class State:
     def rows(self) -> int:
         return max(tensor.shape[0] for tensor in self._tensors().values())
 
+    @property
+    def positions(self) -> int:
+        return max(tensor.shape[self.positions_axis] for tensor in self._tensors().values())
+
     def split_rows(self, sizes: Sequence[int]) -> list[Self]:
         """Consecutive pieces along the rows."""
         return self._split(sizes, 0)
@@ -58,7 +62,8 @@ class State:
                 return tensors[0]
             return torch.stack([tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]).sum(0)
 
-        return self._map(mean)
+        changed = {key: mean(key) for key in wholes[0]._tensors() if key not in self.carried}
+        return dataclasses.replace(self, **changed)
 
     def _split(self, sizes: Sequence[int], axis: int) -> list[Self]:
         pieces: dict[str, Sequence[Tensor]] = {
@@ -138,6 +143,26 @@ class SublayerState(State):
     norm: Callable[[Tensor], Tensor] | None = None
     mask: Tensor | None = None
     final: bool = False
+
+    def weigh(self, wholes: Sequence[SublayerState], weights: Sequence[float]) -> Self:  # type: ignore[override]
+        wholes = _alike(wholes)
+        return dataclasses.replace(super().weigh(wholes, weights), final=wholes[0].final)  # type: ignore[arg-type]
+
+    def _join(self, pieces: Sequence[SublayerState], axis: int) -> Self:  # type: ignore[override]
+        pieces = _alike(pieces)
+        return dataclasses.replace(super()._join(pieces, axis), final=pieces[0].final)  # type: ignore[arg-type]
+
+    def finished(self) -> SublayerState:
+        """The same with h in the place of the sum and its norm."""
+        if self.final:
+            return self
+        whole = self.residual + self.h
+        return dataclasses.replace(self, h=whole if self.norm is None else self.norm(whole), final=True)
+
+
+def _alike(states: Sequence[SublayerState]) -> Sequence[SublayerState]:
+    """Where one of them stands for the sum and its norm already, all have to."""
+    return [state.finished() for state in states] if any(state.final for state in states) else states
 
 
 @dataclass(frozen=True)
@@ -227,6 +252,12 @@ class AttentionState(State):
             bias=None if self.bias is None else torch.cat([_rows(p.bias, len(p.keys)) for p in grown]),
             gates=torch.cat([piece.explicit_gates() for piece in grown]) if gated else None,
         )
+
+    def weigh(self, wholes: Sequence[AttentionState], weights: Sequence[float]) -> Self:  # type: ignore[override]
+        """Where one of them has gates, all have."""
+        if any(whole.gates is not None for whole in wholes):
+            wholes = [dataclasses.replace(whole, gates=whole.explicit_gates()) for whole in wholes]
+        return super().weigh(wholes, weights)  # type: ignore[arg-type]
 
     def extend_left(
         self,

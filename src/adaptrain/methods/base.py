@@ -73,7 +73,13 @@ class PointLike(Protocol):
 
 
 class Unit(nn.Module):
-    """A method's module at one site, for one adapter: takes a state, returns a state of the same kind."""
+    """A method's module at one site, for one adapter: takes a state, returns a state of the same kind.
+
+    Attributes:
+        extends: how many positions it puts in front of the sequence, and behind its first token.
+    """
+
+    extends: tuple[int, int] = (0, 0)
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The map's weight (out, in) and bias (out) with the unit worked into them, both float32.

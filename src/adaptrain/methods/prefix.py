@@ -133,6 +133,7 @@ class PrefixUnit(Unit):
         self.index = index
         self.dropout = config.dropout
         self.counted = config.as_adapterhub
+        self.extends = (config.prefix_length, 0)
         self.gate = None
         if config.use_gating:
             outputs = 1 if config.shared_gating else 2

@@ -82,6 +82,7 @@ class Prompt(Unit):
         super().__init__()
         self.after = config.combine == "prefix_after_bos"
         self.keep = config.as_adapterhub
+        self.extends = (0, config.prompt_length) if self.after else (config.prompt_length, 0)
         scale = config.random_uniform_scale
         self.prompt = nn.Parameter(torch.empty(config.prompt_length, size).uniform_(-scale, scale))
 

@@ -17,7 +17,7 @@ from adaptrain.composition import BLOCKS
 from adaptrain.interop.adapterhub.families import FAMILIES
 from adaptrain.methods import LoRAConfig, MethodConfig, presets
 from adaptrain.points import Point
-from adaptrain.sites.live import RUNS
+from adaptrain.sites.blocks import RUNS
 
 VARIANTS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "beit": (("with relative positions", {"use_relative_position_bias": True}),),

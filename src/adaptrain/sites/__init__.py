@@ -2,5 +2,6 @@
 
 from adaptrain.sites.live import Sites
 from adaptrain.sites.paths import table_for
+from adaptrain.sites.rows import repeated
 
-__all__ = ["Sites", "table_for"]
+__all__ = ["Sites", "repeated", "table_for"]

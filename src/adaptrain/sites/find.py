@@ -101,6 +101,7 @@ def _layer_sites(layer: nn.Module, stack: Stack, point: Point, place: str) -> It
         sublayer, role = name.split(".")
         here = replace(point, kind="projection", sublayer=sublayer, role=role, name=f"{prefix}.{name}", map=part)
         here = replace(here, in_features=linear_sizes(part.module)[1], out_features=part.size)
+        here = replace(here, by_row=not _reads_positions(layer, stack, sublayer, role, place))
         other = sublayer == "cross_attention" and role in ("key", "value")
         yield ProjectionSite(here, part, "encoder" if other else stack.name)
         if name == "mlp.down":
@@ -116,6 +117,13 @@ def _layer_sites(layer: nn.Module, stack: Stack, point: Point, place: str) -> It
         module = module_at(layer, row.path, place)
         if getattr(module, "head_logits_proj", None) is None:  # DeBERTa's heads that talk have no keys of their own
             yield _attention(here, module, layer, row, parts, place)
+
+
+def _reads_positions(layer: nn.Module, stack: Stack, sublayer: str, role: str, place: str) -> bool:
+    """Whether a map also reads relative positions, once for all rows (DeBERTa-v2 with `share_att_key`)."""
+    if role not in ("query", "key") or sublayer not in stack.attentions:
+        return False
+    return bool(getattr(module_at(layer, stack.attentions[sublayer].path, place), "share_att_key", False))
 
 
 def _part(layer: nn.Module, stack: Stack, name: str, place: str) -> LinearPart:

@@ -14,20 +14,28 @@ from transformers import PreTrainedModel
 
 from adaptrain import attention
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Block, Composition, Stack, blocks, check, names, prune
-from adaptrain.context import Forward, Tokens, current_forward, current_prompt, current_setup, enter, leave
-from adaptrain.errors import UnsupportedError, listed
+from adaptrain.composition import Composition, check, names, prune, width
+from adaptrain.context import (
+    Forward,
+    Tokens,
+    current_forward,
+    current_prompt,
+    current_repeats,
+    current_setup,
+    enter,
+    leave,
+)
+from adaptrain.errors import UnsupportedError
 from adaptrain.methods import Shared, Unit
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
+from adaptrain.sites.blocks import check_rows, refuse
 from adaptrain.sites.embedding import PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
+from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
-
-RUNS: tuple[type[Block], ...] = (Stack,)
-"""The blocks that can be activated."""
 
 
 class Sites:
@@ -126,16 +134,12 @@ class Sites:
 
         Raises:
             CompositionError: it names an adapter that the model does not have.
-            UnsupportedError: a block that this version does not run; names block, methods and model.
+            UnsupportedError: a block that has no meaning for its adapters; names block, methods and model.
         """
         check(tree, list(self.methods))
         if self.words is not None and self.words.active is not None:
             self._without_words(tree)
-        for block in blocks(tree):
-            if not isinstance(block, RUNS):
-                methods = listed(dict.fromkeys(self.methods[name] for name in block.names))
-                what = f"{type(block).__name__} over {methods} on {self.model.config.model_type}"
-                raise UnsupportedError(f"{what} cannot be activated: this version runs a single adapter or a Stack")
+        refuse(tree, self.by_name.values(), self.methods, str(self.model.config.model_type))
 
     def _without_words(self, tree: Composition | None) -> None:
         """Refuse adapters of the model's own words where others are in force."""
@@ -238,11 +242,14 @@ class Sites:
                     f"AdapterSetup({tree}) cannot be in force while '{self.merged.name}' is merged into the base "
                     "model; call reset_adapter() first"
                 )
-        named = dict(zip(self._inputs[module], args, strict=False)) | kwargs
+        given = dict(zip(self._inputs[module], args, strict=False)) | kwargs
+        named = repeated(given, 1 if current_repeats() else width(tree))
+        check_rows(tree, rows_of(named))
         forward = self.begin(tree, module, named)
         enter(forward)
         try:
-            return self._widen(forward, module, named)
+            widened = self._widen(forward, module, named)
+            return None if widened is given else ((), widened)
         except BaseException:
             leave(forward)
             raise
@@ -254,21 +261,19 @@ class Sites:
             mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
             forward.tokens[stack] = Tokens(_visible(mask))
 
-    def _widen(
-        self, forward: Forward, module: nn.Module, named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Make room for a prompt in what the model is given."""
+    def _widen(self, forward: Forward, module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+        """What the model is given, with room for a prompt."""
         widened = named
         for site in self._prompts:
             if site in forward.plan:
                 widened = site.widen(forward, widened)
         if widened is named:
-            return None
+            return named
         known = forward.tokens
         forward.tokens = self._tokens(module, widened)
         for stack, tokens in forward.tokens.items():
             tokens.prompt = known[stack].prompt
-        return (), widened
+        return widened
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         forward = current_forward()
