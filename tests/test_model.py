@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -343,3 +344,19 @@ def test_a_hub_id_that_cannot_be_had_is_one_line():
     with pytest.raises(ModelError, match="'nobody/no-such-model'") as caught:
         AutoAdapterModel.from_pretrained("nobody/no-such-model")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_has_adapters_around_it_once():
+    """Two would hide their forwards from each other: adapters would act in part, or not at all."""
+    plain = base("bert")
+    model = adaptrain.init(plain)
+    for second in (plain, copy.deepcopy(plain), model.base_model):
+        with pytest.raises(UnsupportedError, match=r"This BertModel has adapters around it already: adaptrain\.init"):
+            adaptrain.init(second)
+    whole = base("bert", auto=hf.AutoModelForMaskedLM)
+    adaptrain.init(whole.base_model)
+    with pytest.raises(UnsupportedError, match="This BertForMaskedLM has adapters around it already"):
+        adaptrain.init(whole)
+    add(model, "a", METHODS["prompt_tuning"])
+    model.set_active_adapters("a")
+    assert run(copy.deepcopy(model).eval(), batch("bert")).shape == (2, 7, 32)  # a copy of the adapted model is whole

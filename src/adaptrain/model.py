@@ -45,7 +45,7 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
 
     Raises:
         UnsupportedError: no table for the model type, or it does not fit (names the tables that would, or every path
-            that is wrong); or a quantised base that has been repacked already.
+            that is wrong); a base that has adapters around it already, or a quantised one that has been repacked.
         ConfigError: the architecture that is given is none.
     """
 
@@ -55,6 +55,7 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
         architecture: str | Path | Mapping[str, Any] | Architecture | None = None,
     ) -> None:
         super().__init__()
+        Sites.refuse_second(base_model)
         keep_as_loaded(base_model)
         self.base_model = base_model
         self.architecture = table_for(base_model, architecture)

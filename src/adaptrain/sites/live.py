@@ -122,6 +122,20 @@ class Sites:
         end = [module.register_forward_hook(self._leave, always_call=True) for module in self._inputs]
         self._handles = [*begin, *act, *end]
 
+    @staticmethod
+    def refuse_second(model: PreTrainedModel) -> None:
+        """Refuse a model whose forwards others begin already: each would hide its adapters from the other's.
+
+        Raises:
+            UnsupportedError: it has adapters around it, or is the copy of such a model.
+        """
+        hooks = [hook for module in entrances(model) for hook in module._forward_pre_hooks.values()]
+        if any(isinstance(getattr(hook, "__self__", None), Sites) for hook in hooks):
+            raise UnsupportedError(
+                f"This {type(model).__name__} has adapters around it already: adaptrain.init() was called on it, or on "
+                "what it is a copy of. Go on with that adapted model, or load the base model again"
+            )
+
     def detach(self) -> None:
         """Take all hooks from the model, which others shall serve from now on."""
         for handle in self._handles:
