@@ -66,6 +66,8 @@ def test_batch_split_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
     model, inputs = several(arch, method, "double_seq_bn"), batch(arch, (4, 7, 6))
+    if arch == "marian":  # whose scaled words make every rounding count
+        model.double()
     if "prompt" in method:
         add(model, "b", METHODS[method], seed=30, overwrite=True)
     singles = []
