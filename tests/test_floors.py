@@ -23,7 +23,7 @@ FLOORS = [
     ["composition", "state", "context", "files"],
     ["methods", "architectures"],
     ["sites", "points", "quantised", "attention", "adapter"],
-    ["model", "prediction", "weights", "embeddings", "auto", "checkpoint", "heads", "interop"],
+    ["model", "saving", "prediction", "weights", "embeddings", "auto", "checkpoint", "heads", "interop"],
     ["training", "evaluation", "reporting", "tasks", "config"],
     ["cli", "__main__"],
 ]

@@ -21,13 +21,14 @@ from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
+from adaptrain.saving import WithFiles
 from adaptrain.sites import Sites, repeated, table_for
 from adaptrain.weights import WithWeights
 
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
+class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
@@ -62,7 +63,7 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
         self.sites = Sites(base_model, self.architecture)
         self.adapters, self.vocabularies = nn.ModuleDict(), nn.ModuleDict()
         self._positional = tuple(inspect.signature(base_model.forward).parameters)
-        self.identity: dict[str, Any] = {"name": base_model.name_or_path or None, "revision": None, "fingerprint": None}
+        self.set_base_identity(base_model.name_or_path or None, None, None)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -342,51 +343,6 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings):
         except ValueError:
             kind = model.config.model_type
             raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
-
-    # ---- files
-
-    def save_adapter(self, save_directory: str | Path, adapter_name: str, with_head: bool = True) -> None:
-        """Write an adapter to a folder, with the head of its name or the base model's own (`adaptrain.checkpoint`)."""
-        head: Any = dict(self.heads.items()).get(key_of(adapter_name))
-        adapter, folder = self.get_adapter(adapter_name), Path(save_directory)
-        if adapter.config.trains_base and self.merged_adapter is not None:
-            raise UnsupportedError(f"'{self.merged_adapter}' is merged into the base model that '{adapter_name}' saves")
-        checkpoint.save(folder, adapter, head, self.base_model, self.identity, with_head)
-
-    def load_adapter(
-        self,
-        adapter_name_or_path: str | Path,
-        load_as: str | None = None,
-        set_active: bool = False,
-        with_head: bool = True,
-        version: str | None = None,
-    ) -> str:
-        """Load an adapter from a folder or a hub id: our own format, or AdapterHub's. Nothing loads partly.
-
-        Args:
-            load_as: the name it gets; its own when None.
-            with_head: also the head beside it.
-            version: revision on the hub.
-
-        Returns:
-            The adapter's name.
-
-        Raises:
-            CheckpointError: missing, unreadable, or not made for this model; the model is left as it was.
-        """
-        loaded = checkpoint.load(self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head)
-        self._put(loaded.adapter)
-        if loaded.base is not None:
-            self.base_model.load_state_dict(loaded.base, strict=False)  # tied tensors are stored once; keys are checked
-        if loaded.head is not None:
-            self.add_head(loaded.adapter.name, loaded.head, overwrite_ok=True)
-        if set_active:
-            self.set_active_adapters(loaded.adapter.name)
-        return loaded.adapter.name
-
-    def set_base_identity(self, name: str | None, revision: str | None, fingerprint: str | None) -> None:
-        """Say where the base model came from; saved beside every adapter."""
-        self.identity = {"name": name, "revision": revision, "fingerprint": fingerprint}
 
 
 def init(
