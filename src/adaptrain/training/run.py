@@ -126,6 +126,10 @@ def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
     """
     method = config_from_dict(config.adapter)
     task = config.task
+    if not config.plain:
+        raise ConfigError(
+            "composition: only the task's adapter alone can be trained; leave out composition and adapters"
+        )
     if method.trains_base and config.model.quantize is not None:
         raise ConfigError(
             f"adapter={method.method} trains the base model's weights, which model.quantize={config.model.quantize} "
@@ -260,7 +264,7 @@ def _write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[s
 
 def config_yaml(config: RunConfig) -> str:
     """A resolved config as YAML."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(config.resolved()), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:
