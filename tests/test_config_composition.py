@@ -219,6 +219,59 @@ def test_a_sweep_is_cut_at_the_outer_commas():
     ]
 
 
+# Fusion
+
+FUSE = "composition: fuse(a, b)\nadapters:\n  a: {path: x}\n  b: {path: y}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "temperature", "value"),
+    [
+        ("", False, True),
+        ("fusion: dynamic\n", False, True),
+        ("fusion: static\n", False, False),
+        ("fusion: {temperature: true}\n", True, True),
+    ],
+)
+def test_a_fusion_is_completed(write, more, temperature, value):
+    run = compose([write(FUSE + more)])
+    fusion = run.config.fusion
+    assert isinstance(fusion, dict)
+    assert (fusion["temperature"], fusion["value"], "method" in fusion) == (temperature, value, False)
+    assert complete_members(run.config).fusion == fusion
+    again = yaml.safe_load(config_yaml(run.config))
+    del again["recipe"]
+    assert run_hash(compose([write(yaml.safe_dump(again), "again")]).config) == run_hash(run.config)
+
+
+def test_equal_fusions_are_equal_runs(write):
+    hashes = [run_hash(compose([write(FUSE), *more]).config) for more in ((), ("fusion=dynamic",), ("fusion=static",))]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (
+            "fusion: dynamik\n",
+            "fusion (recipes/mine.yaml:5): is 'dynamik', but one of static, dynamic or a mapping is due, did",
+        ),
+        (
+            "fusion: {temprature: true}\n",
+            "fusion.temprature (recipes/mine.yaml:5): method fusion has no key 'temprature', did",
+        ),
+        ("fusion: {dropout_prob: 2}\n", "fusion.dropout_prob (recipes/mine.yaml:5): is 2.0; it must lie in [0, 1)"),
+        (
+            "fusion: [2]\n",
+            "fusion (recipes/mine.yaml:5): is [2], but one of static, dynamic or a mapping is due",
+        ),
+    ],
+)
+def test_a_wrong_fusion(write, more, says):
+    (found,) = problems(write(FUSE + more))
+    assert found.startswith(says)
+
+
 # Mistakes
 
 

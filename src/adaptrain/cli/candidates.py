@@ -52,7 +52,8 @@ def candidates(line: str) -> list[str]:
     if verb == "eval":
         from adaptrain.cli.evaluate import KEYS
 
-        return _keys_or_values(word, [f"{key}=" for key in KEYS], before)
+        keys = [f"{key}=" for key in KEYS if "NAME" not in key]
+        return _keys_or_values(word, [*keys, "adapters."], before)
     if verb in ("train", "show"):
         flags = ["-m"] if verb == "train" else []
         return _keys_or_values(word, [*flags, *(f"{group}=" for group in GROUPS)], before, dotted=True)

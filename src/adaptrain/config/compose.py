@@ -100,7 +100,7 @@ def compose(overrides: Sequence[str]) -> Run:
         settle(document.tree, books, report)
         merge(tree, document.tree)
     for change in arguments.changes:
-        _apply(tree, settled(change, books, report), dropped, report)
+        apply_change(tree, settled(change, books, report), dropped, report)
     _resolve(tree, report)
     settle(tree, books, report)
     _refuse_set_by_choice(tree, documents, choices, books, report)
@@ -182,8 +182,12 @@ def _drop_replaced(
     return dropped
 
 
-def _apply(tree: Tree, change: Change, dropped: set[str], report: Report) -> None:
-    """Carry out one override."""
+def apply_change(tree: Tree, change: Change, dropped: set[str], report: Report) -> None:
+    """Carry out one override.
+
+    Args:
+        dropped: keys that are gone already.
+    """
     *sections, key = change.key.split(".")
     place = tree
     for depth, name in enumerate(sections, start=1):

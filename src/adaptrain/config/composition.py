@@ -46,9 +46,25 @@ def members_of(config: RunConfig) -> dict[str, MemberConfig]:
 
 
 def complete_members(config: RunConfig) -> RunConfig:
-    """The same run, its `adapters` complete, so that equal runs are equal text."""
+    """The same run, its `adapters` and `fusion` complete, so that equal runs are equal text.
+
+    Raises:
+        CompositionError: the composition cannot be read.
+        ConfigError: a config of an adapter or a fusion is wrong.
+    """
+    from adaptrain.methods import config_from_dict, read_fusion  # late: it imports torch
+
     found = members_of(config)
-    return dataclasses.replace(config, adapters={name: found[name] for name in config.adapters})
+    adapters = {
+        name: found[name]
+        if (adapter := found[name].adapter) is None
+        else dataclasses.replace(found[name], adapter=config_from_dict(adapter).to_dict())
+        for name in config.adapters
+    }
+    fusion = None
+    if any(block.word == "fuse" for block in blocks(parse(config.composition))):
+        fusion = {key: value for key, value in read_fusion(config.fusion).to_dict().items() if key != "method"}
+    return dataclasses.replace(config, adapters=adapters, fusion=fusion)
 
 
 def check_composition(tree: Tree, values: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -59,7 +75,7 @@ def check_composition(tree: Tree, values: Mapping[str, Any], report: Report) -> 
         values: the run's other sections, as far as they have no mistakes.
     """
     node = tree.get("composition")
-    written, parsed = _read(node, report)
+    written, parsed = read_written(node, report)
     entries = entries_of(tree, report)
     block = None
     if parsed is not BAD:
@@ -84,7 +100,7 @@ def check_composition(tree: Tree, values: Mapping[str, Any], report: Report) -> 
     return {"composition": written, "adapters": members, "fusion": fusion}
 
 
-def _read(node: Tree | Leaf | None, report: Report) -> tuple[Any, Any]:
+def read_written(node: Tree | Leaf | None, report: Report) -> tuple[Any, Any]:
     """As written, and parsed; BAD where it cannot be."""
     if not isinstance(node, Leaf) or node.value is None:
         return None, None

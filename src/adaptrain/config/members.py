@@ -21,6 +21,9 @@ _NAMED = ("adapter", "task")
 _BY_BRANCH = ("task", "seed", "trainer")
 """Keys of an entry that mean something for a branch only."""
 
+_SHARED = ("device", "precision", "gradient_checkpointing", "adapter_drop", "cache_frozen")
+"""Keys of `trainer` that are of the forward, which all branches go through together."""
+
 
 def settle(tree: Tree, books: Library, report: Report) -> None:
     """Put in place what is written shorter: a mapping under `composition` is one value, which replaces another as a
@@ -204,7 +207,7 @@ def _trainer(node: Tree | Leaf, dotted: str, run: TrainerConfig | None, report: 
     values = section(node, TrainerConfig, f"{dotted}.", report)
     if run is None:
         return None
-    for key in ("device", "precision", "gradient_checkpointing"):
+    for key in _SHARED:
         if key in values and values[key] != getattr(run, key):
             why = f"all branches go through one forward; set trainer.{key}"
             report.add(f"{dotted}.{key}", origin_of(node, key), f"cannot be a branch's own: {why}")
