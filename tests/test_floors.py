@@ -20,10 +20,22 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 FLOORS = [
     ["errors", "version"],
-    ["composition", "state", "context", "files"],
+    ["composition", "state", "context", "files", "mixture"],
     ["methods", "architectures"],
     ["sites", "points", "quantised", "attention", "adapter"],
-    ["model", "saving", "prediction", "weights", "embeddings", "auto", "checkpoint", "heads", "interop"],
+    [
+        "model",
+        "saving",
+        "prediction",
+        "weights",
+        "sources",
+        "averaging",
+        "embeddings",
+        "auto",
+        "checkpoint",
+        "heads",
+        "interop",
+    ],
     ["training", "evaluation", "reporting", "tasks", "config"],
     ["cli", "__main__"],
 ]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import Architecture
+from adaptrain.averaging import WithAverages
 from adaptrain.composition import Composition, names, parse, width
 from adaptrain.context import Records, current_setup, generating, recording
 from adaptrain.embeddings import DEFAULT, WithEmbeddings
@@ -28,7 +29,7 @@ from adaptrain.weights import WithWeights
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
+class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles, WithAverages):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
