@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 import tiny_run
 from adaptrain.cli import candidates
 from adaptrain.cli.main import main
+from adaptrain.cli.verbs import VERBS
 from adaptrain.files import read_json, read_tensors, write_json
 from adaptrain.methods import IA3Config, LoRAConfig
 from adaptrain.mixture import STRATEGIES
@@ -269,6 +271,44 @@ def test_an_average_is_replaced_and_other_things_only_by_force(capsys, bare, tmp
     assert (tmp_path / "other" / "thesis.txt").exists()
     assert said(capsys, "average", a, "--out", "other", "--force")[0] == 0
     assert json.loads((tmp_path / "other" / "average.json").read_text())["sources"][0]["name"] == "a"
+
+
+# What the page and the help show
+
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "averaging.md").read_text(encoding="utf-8")
+COMMANDS = sorted(
+    {
+        match
+        for text in (PAGE, VERBS["average"].details)
+        for match in re.findall(r"^ +adaptrain (average .*?)(?:  .*)?$", text, re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_shown_runs(capsys, bare, tmp_path, command):
+    places = {"a": ["A", "outputs/lora_cola/1", "outputs/quickstart/1"], "b": ["B", "C", "outputs/quickstart/2"]}
+    for name, copies in places.items():
+        for copy in copies:
+            shutil.copytree(bare[0] / name, tmp_path / copy)
+    words = [sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in shlex.split(command)]
+    arguments = [each for word in words for each in word]
+    assert said(capsys, *arguments)[0] == 0
+    assert Path(arguments[arguments.index("--out") + 1], "adapter.safetensors").is_file()
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) == 9
+    assert {strategy for strategy in STRATEGIES if f"`{strategy}`" in PAGE} == set(STRATEGIES)
+
+
+def test_the_pages_python_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(block, names)
+    assert names["model"].adapter_names() == ["a", "b", "mean", "sum", "both", "merged"]
 
 
 def test_completion_knows_every_strategy():
