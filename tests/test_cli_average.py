@@ -233,7 +233,11 @@ def test_full_fine_tuning_is_averaged_as_folders(capsys, tmp_path):
         (["average", "a", "b", "--out", "empty"], 3, "empty is there but holds no average; name another folder"),
         (["average", "a", "b", "--out", "a"], 3, "a would replace a, which is to be averaged"),
         (["average", "a", "b", "--out", ".", "--force"], 3, ". would replace a, which is to be averaged"),
-        (["average", "a", "b", "--out", "a/adapter_config.json/m"], 3, "Cannot write a/adapter_config.json"),
+        (
+            ["average", "a", "b", "--out", "a/adapter_config.json/m"],
+            3,
+            "File exists: 'a/adapter_config.json'; name another folder",
+        ),
     ],
 )
 def test_refusals_write_nothing(capsys, bare, tmp_path, arguments, code, says):

@@ -99,6 +99,10 @@ def average_folders(
     config, tensors = average(sources, mixture)
     head, no_head = _head(folders, shares)
     task, no_task = _task(folders, head is not None)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write {out}: {error}; name another folder") from None
     with made_whole(out) as work:
         write_tensors(work / TENSORS, tensors)
         if head is not None:
