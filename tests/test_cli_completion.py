@@ -58,9 +58,12 @@ TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
         ("adaptrain table --f", ["--format"]),
         ("adaptrain table --format l", ["latex"]),
         ("adaptrain eject-prefix x o", ["out="]),
+        ("adaptrain average a b --n", ["--name", "--no-normalize"]),
+        ("adaptrain average a b --strategy lora_d", ["lora_delta_w_svd"]),
+        ("adaptrain average out", []),
         ("adaptrain completion z", ["zsh"]),
         ("adaptrain nonsense x", []),
-        ("", ["train", "eval", "table", "eject-prefix", "ls", "show", "completion", "--help", "--version"]),
+        ("", ["train", "eval", "table", "eject-prefix", "average", "ls", "show", "completion", "--help", "--version"]),
     ],
 )
 def test_candidates(line, expected):

@@ -20,7 +20,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 FLOORS = [
     ["errors", "version"],
-    ["composition", "evaluator", "state", "context", "files"],
+    ["composition", "evaluator", "state", "context", "files", "mixture"],
     ["methods", "architectures"],
     ["sites", "points", "quantised", "attention", "adapter"],
     [
@@ -33,6 +33,8 @@ FLOORS = [
         "auto",
         "checkpoint",
         "composed",
+        "sources",
+        "averaging",
         "heads",
         "interop",
     ],

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import Architecture
+from adaptrain.averaging import WithAverages
 from adaptrain.composition import Composition, names, parse, width
 from adaptrain.context import Records, current_setup, current_tasks, generating, recording, routing
 from adaptrain.embeddings import DEFAULT, WithEmbeddings
@@ -29,7 +30,7 @@ from adaptrain.weights import WithWeights
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithFusions, WithWeights, WithEmbeddings, WithFiles):
+class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbeddings, WithFiles):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does

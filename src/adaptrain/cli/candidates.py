@@ -26,6 +26,9 @@ _LITERALS = {
 _ENTRY = re.compile(r"adapters\.([^.]+)\.(adapter|task|train)")
 """Keys of a member of a composition that have known values."""
 
+_STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties", "dare")
+"""Those of `adaptrain.mixture`, which is too heavy to ask; a test compares."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Print candidates for the last word of a command line, one a line, each the whole word."""
@@ -49,6 +52,12 @@ def candidates(line: str) -> list[str]:
         return _starting(word, ("md", "csv", "latex") if before[-1] == "--format" else ("--format",))
     if verb == "eject-prefix":
         return _starting(word, ("out=",))
+    if verb == "average":
+        from adaptrain.cli.average import FLAGS, VALUED
+
+        if before[-1] == "--strategy":
+            return _starting(word, _STRATEGIES)
+        return _starting(word, (*VALUED, *FLAGS)) if word.startswith("-") else []
     if verb == "eval":
         from adaptrain.cli.evaluate import KEYS
 

@@ -90,6 +90,9 @@ def evaluate_folder(
     )
     metrics = predictions.scores()
     notes = []
+    if split == saved.split and saved.averaged_scores:
+        scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
+        notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")
     if split == saved.split and rows.fingerprint != saved.data_fingerprint:
         notes.append(f"the rows of split '{split}' ({rows.place}) are not those that training reported on")
     if swap is not None:

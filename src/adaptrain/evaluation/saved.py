@@ -41,9 +41,10 @@ class SavedRun:
         precision: resolved (`fp32`, `bf16`).
         eval_batch_size: rows in a batch; part of the numbers, because it decides the padding.
         split: that was reported.
-        score: of `task.metric` on it.
+        score: of `task.metric` on it; None for an average, which nobody has evaluated yet.
         data_fingerprint: of that split.
         architecture: as in `RunConfig`.
+        averaged_scores: of an average: those that the adapters within were reported with, on the same rows.
     """
 
     folder: Path
@@ -56,9 +57,10 @@ class SavedRun:
     precision: str
     eval_batch_size: int
     split: str
-    score: float
+    score: float | None
     data_fingerprint: str
     architecture: str | dict[str, Any] | None = None
+    averaged_scores: tuple[float, ...] = ()
 
     @property
     def trains_base(self) -> bool:
@@ -152,9 +154,10 @@ def read_saved(folder: Path) -> SavedRun:
             str(values["precision"]),
             int(values["eval_batch_size"]),
             str(values["split"]),
-            float(values["score"]),
+            None if values["score"] is None else float(values["score"]),
             str(values["data_fingerprint"]),
             values.get("architecture"),
+            tuple(float(score) for score in values.get("averaged_scores", ())),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder / TASK} has no key {error}") from None
