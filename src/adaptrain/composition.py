@@ -328,13 +328,24 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             return name
         case ast.Call(func=ast.Name(id=word), args=children, keywords=options):
             try:
-                given = {option.arg or "**": ast.literal_eval(option.value) for option in options}
+                given = {option.arg or "**": _value(option.value) for option in options}
             except ValueError:
                 raise CompositionError(f"Options in {text!r} must be plain numbers, lists or words") from None
             return _make(word, [_from_node(child, text) for child in children], given)
         case _:
             part = ast.get_source_segment(text, node) or text
             raise CompositionError(f"{part!r} in {text!r} is neither an adapter name nor a block")
+
+
+def _value(node: ast.expr) -> Any:
+    """A number, a word, None (YAML's null), or a list of such.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    return None if isinstance(node, ast.Name) and node.id == "null" else ast.literal_eval(node)
 
 
 def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
