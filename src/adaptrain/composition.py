@@ -154,26 +154,32 @@ class Parallel(Block):
 
 @dataclass(frozen=True, init=False)
 class Average(Block):
-    """The mean of the children's outputs, weighted by `weights` (they sum to one), equal weights when None."""
+    """The mean of the children's outputs, weighted by `weights`: divided by their sum unless `normalize_weights` is
+    false, equal ones when None."""
 
     weights: tuple[float, ...] | None
+    normalize_weights: bool
 
     def __init__(
         self, *children: Composition, weights: Sequence[float] | None = None, normalize_weights: bool = True
     ) -> None:
         super().__init__(*children)
-        if weights is not None:
-            if len(weights) != len(self.children):
-                raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
-            total = sum(weights) if normalize_weights else 1.0
-            if total == 0:
-                raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
-            weights = tuple(weight / total for weight in weights)
-        object.__setattr__(self, "weights", weights)
+        if weights is not None and len(weights) != len(self.children):
+            raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
+        if weights is not None and normalize_weights and sum(weights) == 0:
+            raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
+        object.__setattr__(self, "weights", None if weights is None else tuple(weights))
+        object.__setattr__(self, "normalize_weights", normalize_weights)
+
+    def shares(self) -> list[float]:
+        """What each child's output is multiplied with."""
+        if self.weights is None:
+            return [1 / len(self.children)] * len(self.children)
+        total = sum(self.weights) if self.normalize_weights else 1.0
+        return [weight / total for weight in self.weights]
 
     def printed(self) -> dict[str, Any]:
-        # normalising what has been normalised moves the last digit
-        return self.options() | ({} if self.weights is None else {"normalize_weights": False})
+        return {"weights": self.weights, **({} if self.normalize_weights else {"normalize_weights": False})}
 
 
 @dataclass(frozen=True, init=False)
@@ -377,7 +383,7 @@ def _simplify(tree: Composition) -> Composition:
     if isinstance(tree, str):
         return tree
     children = [_simplify(child) for child in tree.children]
-    weighted = isinstance(tree, Average) and tree.weights not in (None, (1.0,))
+    weighted = isinstance(tree, Average) and tree.shares() != [1.0]
     if len(children) == 1 and not isinstance(tree, Fuse) and not weighted:
         return children[0]
     return with_children(tree, children)

@@ -70,8 +70,7 @@ def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Ca
             pieces = state.split_positions(tree.shares(state.positions, "positions"))
             return state.join_positions(list(map(run, children, pieces)))
         case Average():
-            weights = tree.weights or [1 / len(children)] * len(children)
-            return state.weigh([run(child, state) for child in children], weights)
+            return state.weigh([run(child, state) for child in children], tree.shares())
         case Fuse():
             return fuse(tree, state)
         case _:
