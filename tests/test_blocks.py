@@ -10,7 +10,7 @@ from adaptrain.composition import Average, BatchSplit, Parallel, Split
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
-from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run, visible
+from matrix import METHODS, UNITS, adapted, add, bare, batch, gap, pairs, run, visible
 
 ROWS = [
     "bert",
@@ -240,4 +240,4 @@ def test_sizes_that_do_not_sum_up_are_refused_before_the_forward():
     with pytest.raises(CompositionError, match="divides 3 rows, and the batch has 2"):
         run(model, inputs)
     model.set_active_adapters(None)
-    assert torch.equal(run(model, inputs), run(base("bert"), inputs))
+    assert torch.equal(run(model, inputs), bare("bert", inputs))

@@ -24,6 +24,7 @@ from matrix import (
     adapted,
     add,
     alone,
+    bare,
     base,
     batch,
     gap,
@@ -100,7 +101,7 @@ def test_an_adapter_changes_nothing_until_it_is_active(arch, method):
 def test_a_fresh_adapter_is_the_identity_where_its_config_says_so(arch, method):
     config = METHODS[method]
     inputs = batch(arch)
-    change = gap(run(adapted(arch, config, trained=False), inputs), run(base(arch), inputs))
+    change = gap(run(adapted(arch, config, trained=False), inputs), bare(arch, inputs))
     if config.identity_at_start:
         assert change == 0
     else:
@@ -113,7 +114,7 @@ def test_every_method_changes_every_architecture_and_no_row_another(arch, method
     short = run(model, alone(arch, inputs, 0))
     together = run(model, inputs)
     assert gap(together[:1][:, visible(arch, inputs, together)[0]], short) < 1e-5 * (1 + short.abs().max())
-    change = gap(together, run(base(arch), inputs))
+    change = gap(together, bare(arch, inputs))
     assert change > 0.02 if METHODS[method].has_units else change == 0
 
 
@@ -235,7 +236,7 @@ def test_a_deleted_adapter_leaves_nothing_behind(arch, method):
 @pairs()
 def test_without_an_active_adapter_the_output_is_the_base_models(arch, method):
     model, inputs = adapted(arch, METHODS[method]), batch(arch)
-    expected = run(base(arch), inputs)
+    expected = bare(arch, inputs)
     active = run(model, inputs)
     with AdapterSetup(None):
         assert torch.equal(run(model, inputs), expected)
