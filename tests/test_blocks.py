@@ -10,23 +10,7 @@ from adaptrain.composition import Average, BatchSplit, Parallel, Split
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
-from matrix import METHODS, UNITS, adapted, add, bare, batch, gap, pairs, run, visible
-
-ROWS = [
-    "bert",
-    "mpnet",
-    "gpt2",
-    "llama",
-    "bart",
-    "deberta",
-    "gptj",
-    "t5",
-    "whisper",
-    "vit",
-    "clip",
-    "wav2vec2",
-    "albert",
-]
+from matrix import METHODS, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, visible
 
 
 def several(arch: str, *methods: str, auto=None):
@@ -41,7 +25,7 @@ def shared_keys(arch: str, method: str) -> bool:
     return arch == "deberta-v2" and method in ("lora-everywhere", "ia3")
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, archs=SHAPES, turns=True)
 def test_parallel_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
@@ -61,7 +45,7 @@ def test_parallel_rows_are_single_runs(arch, method):
     assert gap(singles[0][visible(arch, inputs, singles[0])], singles[1][visible(arch, inputs, singles[1])]) > 1e-3
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, archs=SHAPES, turns=True)
 def test_batch_split_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
@@ -81,7 +65,7 @@ def test_batch_split_rows_are_single_runs(arch, method):
         assert gap(run(model, inputs)[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), sizes
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, archs=SHAPES, turns=True)
 def test_the_average_of_an_adapter_with_itself_is_the_adapter(arch, method):
     if getattr(UNITS[method], "inv_adapter", None):
         pytest.skip("refused: see below")
