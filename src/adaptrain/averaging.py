@@ -70,7 +70,7 @@ class WithAverages(nn.Module):
     sites: Sites
     heads: nn.ModuleDict
     adapters: nn.ModuleDict
-    _active_head: str | None
+    _active_head: Any
 
     def get_adapter(self, name: str) -> Adapter:
         raise NotImplementedError
@@ -87,7 +87,7 @@ class WithAverages(nn.Module):
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         raise NotImplementedError
 
-    def _known(self, name: str) -> nn.Module:
+    def _known(self, name: str) -> Head:
         raise NotImplementedError
 
     def average_adapter(
@@ -171,7 +171,7 @@ class WithAverages(nn.Module):
         check_name(head_name)
         names, weights = _weighed(head_list, weights)
         shares = Mixture(weights=weights, normalize_weights=normalize_weights).shares(names)
-        heads: list[Any] = [self._known(name) for name in names]
+        heads = [self._known(name) for name in names]
         for name, head in zip(names, heads, strict=True):
             if differs := difference(head_meaning(heads[0].to_dict()), head_meaning(head.to_dict())):
                 raise UnsupportedError(

@@ -14,6 +14,7 @@ from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
@@ -24,13 +25,15 @@ class Prepared:
     """A run that can begin.
 
     Attributes:
-        model: the base model with a fresh adapter and head, both named after the task, that train.
+        model: the base model with a fresh adapter and head, both named after the task, that train; or with the adapters
+            of the run's composition.
         reader: rows to batches.
         splits: rows by role: `train`, `validation`, and `test` where the task names one.
         encoded: the same as tokens.
         reported: role of the split that the score is of.
         baseline: the trivial answer on that split.
-        notes: what a person should know of the data.
+        notes: what a person should know of the data and of saved adapters.
+        sources: the saved adapters of the composition.
     """
 
     config: RunConfig
@@ -43,6 +46,7 @@ class Prepared:
     reported: str
     baseline: Baseline
     notes: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
 
     def predict(self, role: str) -> Predictions:
         """What the model, as it is now, says of a split."""
@@ -51,8 +55,11 @@ class Prepared:
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
-        adapter = self.model.parameter_count(self.config.task.name)
         trainable = sum(parameter.numel() for _, parameter in self.model.trainable_parameters())
+        if self.config.plain:
+            adapter = self.model.parameter_count(self.config.task.name)
+        else:
+            adapter = trainable - sum(parameter.numel() for parameter in self.model.heads.parameters())
         return adapter, trainable - adapter, self.model.base_model.num_parameters()
 
     def describe_data(self) -> list[dict[str, Any]]:
@@ -76,6 +83,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """Load and check everything, cheap things first.
 
     Raises:
+        CheckpointError: a saved adapter of the composition is missing or wrong.
         ConfigError: a device that is not there, a `max_length` without room for text.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
@@ -83,7 +91,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """
     task = config.task
     check_library(config.model)
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base)
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, config.plain and method.trains_base)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -97,7 +105,9 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     tokenizer = load_tokenizer(base)
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
     seed_everything(config.seed)
-    model.add_adapter(task.name, config=method)
+    sources = () if config.plain else assemble(model, config)
+    if config.plain:
+        model.add_adapter(task.name, config=method)
     model.add_classification_head(
         task.name,
         num_labels=SHAPES[task.type].outputs(task),
@@ -105,7 +115,10 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         dropout=config.head.dropout,
         id2label=dict(enumerate(task.labels)) or None,
     )
-    model.train_adapter(task.name)
+    if config.plain:
+        model.train_adapter(task.name)
+    else:
+        train_composition(model, config)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
@@ -115,7 +128,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     metrics = (task.metric, *task.extra_metrics)
     baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes)
+    notes += source_notes(sources, base.fingerprint)
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources)
 
 
 def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
