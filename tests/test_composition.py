@@ -75,6 +75,7 @@ def test_what_is_printed_is_read_back(tree):
         ("stack(a,\n  parallel(b, c))", Stack("a", Parallel("b", "c"))),
         ("average(a, b, weights=[1, 3])", Average("a", "b", weights=[0.25, 0.75])),
         ("fuse(a, b, name='f')", Fuse("a", "b", name="f")),
+        ("split(a, b, sizes=[1, null])", Split("a", "b", sizes=[1, None])),
         (None, None),
         ({"stack": ["a", {"parallel": ["b", "c"]}]}, Stack("a", Parallel("b", "c"))),
         ({"split": ["a", "b"], "sizes": [8, 4]}, Split("a", "b", sizes=[8, 4])),

@@ -23,7 +23,7 @@ from keyword import iskeyword
 from typing import Any, ClassVar, Union
 from unicodedata import normalize
 
-from adaptrain.errors import CompositionError, listed, unknown
+from adaptrain.errors import CompositionError, listed, nearest, unknown
 
 Composition = Union[str, "Block"]
 
@@ -328,7 +328,7 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             return name
         case ast.Call(func=ast.Name(id=word), args=children, keywords=options):
             try:
-                given = {option.arg or "**": ast.literal_eval(option.value) for option in options}
+                given = {option.arg or "**": _value(option.value) for option in options}
             except ValueError:
                 raise CompositionError(f"Options in {text!r} must be plain numbers, lists or words") from None
             return _make(word, [_from_node(child, text) for child in children], given)
@@ -337,10 +337,22 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             raise CompositionError(f"{part!r} in {text!r} is neither an adapter name nor a block")
 
 
+def _value(node: ast.expr) -> Any:
+    """A number, a word, None (YAML's null), or a list of such.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    return None if isinstance(node, ast.Name) and node.id == "null" else ast.literal_eval(node)
+
+
 def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
     words = [key for key in mapping if str(key).lower() in BLOCKS]
     if len(words) != 1:
-        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}")
+        near = next((near for key in mapping if (near := nearest(str(key), BLOCKS))), "")
+        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}{near}")
     children = mapping[words[0]]
     if isinstance(children, str) or not isinstance(children, Sequence):
         raise CompositionError(f"{words[0]}: needs a list of children, not {children!r}")
@@ -356,7 +368,9 @@ def _make(word: str, children: Sequence[Any], options: Mapping[str, Any]) -> Blo
         return block(*children, **options)
     except TypeError:
         legal = [f.name for f in fields(block) if f.name != "children"]
-        raise CompositionError(f"{word}() takes the options {listed(legal)}, and is given {listed(options)}") from None
+        near = next((near for key in options if key not in legal and (near := nearest(key, legal))), "")
+        said = f"{word}() takes the options {listed(legal)}, and is given {listed(options)}{near}"
+        raise CompositionError(said) from None
 
 
 def _simplify(tree: Composition) -> Composition:

@@ -30,7 +30,7 @@ from adaptrain.weights import WithWeights
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithFusions, WithWeights, WithEmbeddings, WithFiles, WithAverages):
+class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbeddings, WithFiles):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does

@@ -23,11 +23,11 @@ _LITERALS = {
     "model.quantize": ("bnb_4bit", "bnb_8bit", "ao_int8"),
 }
 
-_STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties", "dare")
-"""Those of `adaptrain.mixture`, which is too heavy to ask; a test compares."""
-
 _ENTRY = re.compile(r"adapters\.([^.]+)\.(adapter|task|train)")
 """Keys of a member of a composition that have known values."""
+
+_STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties", "dare")
+"""Those of `adaptrain.mixture`, which is too heavy to ask; a test compares."""
 
 
 def run(arguments: Sequence[str]) -> int:
