@@ -90,7 +90,7 @@ def evaluate_folder(
     )
     metrics = predictions.scores()
     notes = []
-    if split == saved.split and saved.averaged_scores:
+    if split == saved.split and swap is None and saved.averaged_scores:
         scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
         notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")
     if split == saved.split and rows.fingerprint != saved.data_fingerprint:
