@@ -406,16 +406,19 @@ def _base(arch: str, attention: str, auto: type) -> hf.PreTrainedModel:
     return model.eval()
 
 
-@cache
-def _copies(arch: str, attention: str, auto: type) -> Callable[[], hf.PreTrainedModel]:
-    """What makes copies of a base model. Most tests want one or two, and unpickling is five times as fast as
-    `deepcopy`."""
-    model, file = _base(arch, attention, auto), io.BytesIO()
+def copies(model: nn.Module) -> Callable[[], Any]:
+    """What makes copies of a model. Most tests want one or two, and unpickling is five times as fast as `deepcopy`."""
+    file = io.BytesIO()
     if any(hasattr(module, "parametrizations") for module in model.modules()):  # torch does not pickle them
         return lambda: copy.deepcopy(model)
     pickler = _Pickler(file)
     pickler.dump(model)
     return lambda: _Unpickler(file.getvalue(), pickler.tensors).load()
+
+
+@cache
+def _copies(arch: str, attention: str, auto: type) -> Callable[[], hf.PreTrainedModel]:
+    return copies(_base(arch, attention, auto))
 
 
 def base(arch: str, attention: str | None = None, auto: type | None = None) -> hf.PreTrainedModel:
