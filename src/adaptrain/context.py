@@ -8,7 +8,7 @@ recorded back in force there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -144,14 +144,17 @@ class AdapterSetup:
     Args:
         composition: a name, a block, an expression, or None.
         head_setup: name of a head; None keeps the active one.
+        skip_layers: layers, counted over the whole model, whose adapters do nothing.
 
     Raises:
-        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter that is named.
+        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter or layer that is
+            named.
     """
 
-    def __init__(self, composition: Any, head_setup: str | None = None) -> None:
+    def __init__(self, composition: Any, head_setup: str | None = None, skip_layers: Iterable[int] = ()) -> None:
         self.composition: Composition | None = parse(composition)
         self.head = head_setup
+        self.skip_layers = tuple(skip_layers)
 
     def __enter__(self) -> AdapterSetup:
         _local.setups = (*_local.setups, self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,20 +224,36 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
     def active_adapters(self, composition: Any) -> None:
         self.set_active_adapters(composition)
 
-    def set_active_adapters(self, composition: Any) -> None:
+    @property
+    def skip_layers(self) -> tuple[int, ...]:
+        """Layers whose adapters do nothing, where no `AdapterSetup` says otherwise; `set_active_adapters` sets them."""
+        return tuple(sorted(self.sites.skipped))
+
+    @skip_layers.setter
+    def skip_layers(self, layers: Iterable[int]) -> None:
+        if self.merged_adapter is not None:
+            raise UnsupportedError(f"'{self.merged_adapter}' is merged into the base model; call reset_adapter() first")
+        self.sites.skipped = self.sites.layers(layers)
+
+    def set_active_adapters(self, composition: Any, skip_layers: Iterable[int] = ()) -> None:
         """Activate a composition: a name, a block, an expression, a mapping, or None for the base model.
 
         A merged adapter is taken out of the base weights first. A head that bears the name of the last adapter becomes
         active too.
 
+        Args:
+            skip_layers: layers, counted over the whole model as in `leave_out`, whose adapters do nothing (Rücklé et
+                al. 2021, *AdapterDrop*). What belongs to no layer (a prompt, an invertible part) acts all the same.
+                `merge_adapter` leaves them out too.
+
         Raises:
-            CompositionError: it cannot be read, or names an adapter that the model does not have.
+            CompositionError: it cannot be read, or names an adapter or a layer that the model does not have.
             UnsupportedError: a block that this version does not run.
         """
-        tree = parse(composition)
+        tree, skipped = parse(composition), self.sites.layers(skip_layers)
         self.sites.accept(tree)
         self.sites.unmerge()
-        self.sites.active = tree
+        self.sites.active, self.sites.skipped = tree, skipped
         self.sites.forget()
         if tree is not None and key_of(names(tree)[-1]) in self.heads:
             self.active_head = names(tree)[-1]
