@@ -1,19 +1,32 @@
-"""AdapterDrop: layers left out at creation, at load time and at run time; random drops; what lies below is not computed."""
+"""AdapterDrop: layers left out at creation, at load time and at run time; random drops; what lies below."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import adaptrain
+from adaptrain.cli.main import main
 from adaptrain.composition import Average, Parallel, Split, Stack
+from adaptrain.config.schema import TrainerConfig
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CheckpointError, CompositionError, ConfigError, UnsupportedError
+from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.methods import ConfigUnion, LoRAConfig, LoReftConfig, MethodConfig, PrefixTuningConfig
-from matrix import METHODS, adapted, add, base, batch, gap, run
+from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.training.batching import epoch_batches
+from adaptrain.training.drop import check_drop, drawn_layers, dropping
+from adaptrain.training.loop import Plan, fit, total_steps
+from adaptrain.training.precision import find_hardware
+from adaptrain.training.run import train
+from adaptrain.training.state import TrainState, make_optimizer
+from matrix import METHODS, adapted, add, base, batch, gap, randomise, run
+from tiny_run import Recorder, run_config, save_base, save_data
 
 REFERENCE = Path(__file__).parent / "reference"
 LAW = [
@@ -128,10 +141,8 @@ def test_every_method_with_layers_can_leave_some_out() -> None:
     model = adapted("bert")
     for method, config in METHODS.items():
         for member in config.members():
-            in_layers = any(
-                point.layer >= 0 and member.covers(point) for point in model.sites.points if config.has_units
-            )
-            assert not in_layers or "leave_out" in member.fields(), method
+            covered = [point.layer for point in model.sites.points if config.has_units and member.covers(point)]
+            assert max(covered, default=-1) < 0 or "leave_out" in member.fields(), method
 
 
 def test_what_cannot_be_left_out_at_load_time(tmp_path: Path) -> None:
@@ -153,9 +164,10 @@ def test_what_cannot_be_left_out_at_load_time(tmp_path: Path) -> None:
     assert model.adapter_names() == ["a", "f"] and wide.adapter_names() == ["a"]
 
 
-@pytest.mark.parametrize(
-    "tree", [Stack("a", "b"), Average("a", "b"), Parallel("a", "b"), Split("a", "b", sizes=(3, 4))]
-)
+TREES = [Stack("a", "b"), Average("a", "b"), Parallel("a", "b"), Split("a", "b", sizes=(3, 4))]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=str)
 def test_compositions_skip_layers(tree: Any) -> None:
     """The same composition over adapters that were made without the layer."""
     inputs, configs = batch("bert"), {"a": METHODS["lora"], "b": METHODS["double_seq_bn"]}
@@ -202,3 +214,133 @@ def test_merging_leaves_skipped_layers_out() -> None:
         model.skip_layers = ()
     model.reset_adapter()
     assert model.skip_layers == (1,) and torch.equal(run(model, inputs), expected)
+
+
+# ---- random drops
+
+
+def rows(count: int = 37) -> Encoded:
+    chance = np.random.default_rng(0)
+    features = [{"input_ids": chance.integers(5, 99, size=chance.integers(1, 12))} for _ in range(count)]
+    lengths = [len(feature["input_ids"]) for feature in features]
+    return Encoded(features, [int(feature["input_ids"].sum() % 2) for feature in features], lengths, 0)
+
+
+COLLATE = Collator({"input_ids": 0}, torch.long)
+
+
+def trainable(arch: str, config: MethodConfig, composition: Any = "a") -> Any:
+    """A model with an adapter and a head of trained-like weights, without dropout in the base, ready to train."""
+    model = adapted(arch, config)
+    for module in model.base_model.modules():
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.add_classification_head("a", dropout=0.0)
+    randomise(model.heads, 0.3, seed=4)
+    model.train_adapter(composition)
+    return model
+
+
+def fitted(model: Any, config: TrainerConfig, evaluate: Callable[[], dict[str, float]] = dict, **more: Any) -> Any:
+    """The state after a training, and what the display was told."""
+    encoded, recorder = rows(), Recorder()
+    state = TrainState(make_optimizer(model.trainable_parameters(), config))
+    found: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.0} | evaluate()  # noqa: E731
+    plan = Plan(encoded, COLLATE, found, "accuracy", True, total_steps(len(encoded), config), 7, **more)
+    fit(model, state, plan, config, find_hardware("cpu", "fp32", False), recorder)
+    return state, recorder
+
+
+def test_draws_are_uniform_and_a_function_of_seed_and_step() -> None:
+    found = [drawn_layers(5, step, 11) for step in range(2400)]
+    assert all(layers == tuple(range(len(layers))) for layers in found)
+    counts = np.bincount([len(layers) for layers in found], minlength=12)
+    assert len(counts) == 12 and ((counts - 200) ** 2 / 200).sum() < 31.3  # chi-square, 11 degrees, 0.1 %
+    torch.manual_seed(1)
+    assert found[:50] == [drawn_layers(5, step, 11) for step in range(50)]
+    assert found[:50] != [drawn_layers(6, step, 11) for step in range(50)]
+    assert {drawn_layers(5, step, 0) for step in range(9)} == {()}
+
+
+def test_a_step_skips_what_is_drawn_and_adamw_leaves_it_alone() -> None:
+    config = TrainerConfig(
+        epochs=3, batch_size=8, micro_batch_size=3, learning_rate=0.01, weight_decay=0.1, adapter_drop=1
+    )
+    model = trainable("bert", METHODS["lora"])
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(model.skip_layers))
+    low, high = (
+        next(p for name, p in model.trainable_parameters() if f"encoder.{layer}" in name and p.ndim == 2)
+        for layer in (0, 1)
+    )
+
+    def evaluate() -> dict[str, float]:
+        assert model.skip_layers == ()
+        return {}
+
+    state, _ = fitted(model, config, evaluate)
+    drawn = [drawn_layers(7, step, 1) for step in range(state.step)]
+    assert {len(layers) for layers in drawn} == {0, 1}
+    sizes = [len(each) for epoch in range(3) for each in epoch_batches(rows().lengths, 8, 7, epoch)]
+    assert seen == [layers for layers, size in zip(drawn, sizes, strict=True) for _ in range(-(-size // 3))]
+    assert state.optimizer.state[low]["step"].item() == sum(not layers for layers in drawn)
+    assert state.optimizer.state[high]["step"].item() == len(drawn)
+
+
+def test_training_with_drops_is_reproducible() -> None:
+    config = TrainerConfig(epochs=2, batch_size=8, learning_rate=0.01, adapter_drop=1)
+    ends = []
+    for noise in (1, 2):
+        model = trainable("bert", METHODS["lora"])
+        torch.manual_seed(noise)
+        fitted(model, config)
+        ends.append(model.trainable_state())
+    plain = trainable("bert", METHODS["lora"])
+    fitted(plain, TrainerConfig(epochs=2, batch_size=8, learning_rate=0.01))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert any(not torch.equal(ends[0][name], tensor) for name, tensor in plain.trainable_state().items())
+
+
+def test_an_error_in_a_step_ends_the_drop() -> None:
+    model = adapted("bert", METHODS["lora"])
+    with pytest.raises(TypeError), dropping(model, (0,)):
+        model(words=1)
+    assert model.skip_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "most", "message"),
+    [
+        ("lora", 2, r"adapter_drop is 2, and this model has 2 layers; at most 1"),
+        ("prompt_tuning", 1, r"'a' has nothing in the layers 0 to 0"),
+        ("direft", 1, r"'a' has nothing in the layers 0 to 0"),
+        ("full", 1, r"'a' has nothing in the layers 0 to 0"),
+    ],
+)
+def test_drops_that_mean_nothing_are_refused(method: str, most: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_drop(adapted("bert", METHODS[method]), most)
+
+
+def test_a_run_with_drops_and_an_evaluation_with_skipped_layers(tmp_path: Path, capsys: Any) -> None:
+    places = save_base(tmp_path / "base"), save_data(tmp_path / "data"), tmp_path / "out"
+    folder = train(run_config(*places, epochs=2, adapter_drop=1), display=Recorder()).folder
+    whole = evaluate_folder(folder)
+    assert whole.reproduced and whole.notes == ()
+    assert main(["eval", str(folder), "skip_layers=[0,1]"]) == 0
+    shown = capsys.readouterr()
+    assert "without the adapters of layers 0, 1, which is not what training reported" in shown.err
+    bare = evaluate_folder(folder, skip_layers=[0, 1])
+    assert f"{bare.score:.8f}" in shown.out and not np.allclose(bare.predictions.logits, whole.predictions.logits)
+    with pytest.raises(CompositionError, match="skip_layers names 2; this model has layers 0 to 1"):
+        evaluate_folder(folder, skip_layers=[2])
+    assert main(["eval", str(folder), "skip_layers=[0,-1]"]) == 2
+    assert "a list of layers counted from 0 is due" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="at most 1 can be dropped"):
+        train(run_config(*places, adapter_drop=3), display=Recorder())
+    none = train(run_config(*places, adapter={"method": "none"}, max_steps=1), display=Recorder()).folder
+    with pytest.raises(UnsupportedError, match="skip_layers: 'mood' has nothing in layers 0"):
+        evaluate_folder(none, skip_layers=[0])

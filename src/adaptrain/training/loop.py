@@ -17,6 +17,7 @@ from adaptrain.errors import AdaptrainError
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches, micro_batches
 from adaptrain.training.display import Display, Progress
+from adaptrain.training.drop import drawn_layers, dropping
 from adaptrain.training.memory import memory_used
 from adaptrain.training.precision import Hardware, memory_errors
 from adaptrain.training.state import Evaluation, TrainState, learning_rate
@@ -76,7 +77,8 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
         batches = epoch_batches(plan.rows.lengths, config.batch_size, plan.seed, state.epoch, config.group_by_length)
         for batch in batches[state.position :]:
             _set_rate(state.optimizer, learning_rate(state.step, plan.steps, config))
-            with memory_errors(cures(config)):
+            layers = drawn_layers(plan.seed, state.step, config.adapter_drop)
+            with memory_errors(cures(config)), dropping(model, layers):
                 loss = optimise(wrapped, state.optimizer, plan, batch, config, hardware)
             state.position += 1
             state.step += 1

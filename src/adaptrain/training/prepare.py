@@ -14,6 +14,7 @@ from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.drop import check_drop
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
@@ -83,7 +84,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """
     task = config.task
     check_library(config.model)
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base)
+    drops = config.trainer.adapter_drop
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base, drops > 0)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -106,6 +108,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         id2label=dict(enumerate(task.labels)) or None,
     )
     model.train_adapter(task.name)
+    if drops:
+        check_drop(model, drops)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
