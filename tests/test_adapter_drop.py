@@ -18,14 +18,16 @@ from adaptrain.context import AdapterSetup
 from adaptrain.errors import CheckpointError, CompositionError, ConfigError, UnsupportedError
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.methods import ConfigUnion, LoRAConfig, LoReftConfig, MethodConfig, PrefixTuningConfig
+from adaptrain.sites.below import FAMILIES
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches
 from adaptrain.training.drop import check_drop, drawn_layers, dropping
+from adaptrain.training.frozen import bytes_kept, keep, layers_below
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import train
 from adaptrain.training.state import TrainState, make_optimizer
-from matrix import METHODS, adapted, add, base, batch, gap, randomise, run
+from matrix import METHODS, adapted, add, base, batch, gap, randomise, run, said
 from tiny_run import Recorder, run_config, save_base, save_data
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -306,7 +308,7 @@ def test_training_with_drops_is_reproducible() -> None:
 
 def test_an_error_in_a_step_ends_the_drop() -> None:
     model = adapted("bert", METHODS["lora"])
-    with pytest.raises(TypeError), dropping(model, (0,)):
+    with pytest.raises(ValueError, match="exactly one"), dropping(model, (0,)):
         model(words=1)
     assert model.skip_layers == ()
 
@@ -344,3 +346,158 @@ def test_a_run_with_drops_and_an_evaluation_with_skipped_layers(tmp_path: Path, 
     none = train(run_config(*places, adapter={"method": "none"}, max_steps=1), display=Recorder()).folder
     with pytest.raises(UnsupportedError, match="skip_layers: 'mood' has nothing in layers 0"):
         evaluate_folder(none, skip_layers=[0])
+
+
+# ---- what lies below the lowest adapter
+
+
+HIGH = LoRAConfig(r=3, alpha=5, intermediate_lora=True, leave_out=(0,))
+"""Only in the upper one of two layers."""
+
+
+@pytest.mark.parametrize("arch", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_nothing_below_the_lowest_adapter_is_part_of_the_backward_pass(arch: str, checkpointing: bool) -> None:
+    model, inputs = adapted(arch, HIGH), batch(arch)
+    model.train_adapter("a")
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    seen: dict[str, bool] = {}
+    for name, site in model.sites.by_name.items():
+        if name.endswith(".hidden"):
+            site.layer.register_forward_hook(lambda _, args, output, name=name: seen.update({name: tracked(output)}))
+    said(model(**inputs)).sum().backward()
+    first = "decoder.0.hidden" if arch == "gpt2" else "encoder.0.hidden"
+    second = first.replace("0", "1")
+    assert seen[first] is False and seen[second] is True
+    assert all(p.grad is None for p in model.base_model.parameters())
+    assert all(p.grad is not None for name, p in model.trainable_parameters() if ".1." in name)
+
+
+def tracked(output: Any) -> bool:
+    return (output[0] if isinstance(output, tuple) else output).requires_grad
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_a_forward_can_begin_behind_the_layers_below(arch: str) -> None:
+    encoded = rows(7)
+    model = adapted(arch, HIGH)
+    inputs = COLLATE(encoded, range(7))
+    del inputs["labels"]
+    expected, mask = run(model, inputs), inputs["attention_mask"].bool()
+    hardware = find_hardware("cpu", "fp32", False)
+    model.train_adapter("a")
+    model.eval()
+    below = layers_below(model)
+    assert below.count == 1
+    kept = keep(model, below, encoded, COLLATE, 3, hardware)
+    assert kept.states.shape == (sum(encoded.lengths), 32)
+    assert bytes_kept(model, [encoded]) == kept.states.numel() * 4
+    with kept.begin(range(7)):
+        found = run(model, inputs)
+        # nothing is left of the words: others give the same
+        other = run(model, inputs | {"input_ids": inputs["input_ids"].flip(0)})
+    assert gap(found[mask], expected[mask]) < 2e-5 and torch.equal(other, found)
+    assert gap(run(model, inputs), expected) == 0
+    model.set_active_adapters(None)
+    last = layers_below(model)
+    assert last.count == 2
+    bare = run(model, inputs)
+    with keep(model, last, encoded, COLLATE, 3, hardware).begin(range(7)):
+        assert gap(run(model, inputs)[mask], bare[mask]) < 2e-5
+
+
+def test_parallel_rows_begin_behind_the_layers_below() -> None:
+    encoded, model = rows(5), adapted("bert", HIGH)
+    add(model, "b", METHODS["double_seq_bn"].without([0]))
+    model.train_adapter(Parallel("a", "b"))
+    model.eval()
+    inputs = COLLATE(encoded, range(5))
+    del inputs["labels"]
+    mask = inputs["attention_mask"].bool().repeat(2, 1)
+    expected = run(model, inputs)
+    kept = keep(model, layers_below(model), encoded, COLLATE, 2, find_hardware("cpu", "fp32", False))
+    with kept.begin(range(5)):
+        assert gap(run(model, inputs)[mask], expected[mask]) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("bert", {}), ("mpnet", {"micro_batch_size": 3}), ("gpt2", {"gradient_checkpointing": True})],
+    ids=["bert", "mpnet", "gpt2"],
+)
+def test_training_from_kept_states_is_training(arch: str, options: dict[str, Any]) -> None:
+    """Without dropout in the base, and with dropout in the adapter: losses, and the weights they lead to."""
+    config = TrainerConfig(epochs=3, batch_size=8, learning_rate=0.01, **options)
+    ends, losses = [], []
+    for kept in (False, True):
+        model = trainable(arch, HIGH.replace(dropout=0.2))
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        below = layers_below(model)
+        states = keep(model, below, rows(), COLLATE, 5, find_hardware("cpu", "fp32", False))
+        calls: list[int] = []
+        below._layers[0].register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        inside = next(module for name, module in below._layers[0].named_modules() if name)
+        inside.register_forward_hook(lambda *_: calls.append(100))  # noqa: B023
+        torch.manual_seed(3)
+        _, recorder = fitted(model, config, **({"begin": states.begin} if kept else {}))
+        assert (max(calls) == 1) is kept
+        ends.append(model.trainable_state())
+        losses.append([progress.loss for progress in recorder.of("step")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert max(gap(ends[0][name], ends[1][name]) for name in ends[0]) < 1e-5
+
+
+def test_an_error_in_a_forward_gives_the_layers_back() -> None:
+    model = adapted("bert", HIGH)
+    model.train_adapter("a")
+    below, encoded = layers_below(model), rows(3)
+    kept = keep(model, below, encoded, COLLATE, 3, find_hardware("cpu", "fp32", False))
+    with pytest.raises(ValueError, match="exactly one"), kept.begin([0, 1]):
+        model(words=1)
+    assert all("forward" not in vars(module) for module in model.base_model.modules())
+    before = run(model.eval(), batch("bert"))
+    below._layers[0].forward = own = below._layers[0].forward  # as a library that offloads layers does
+    with kept.begin([0, 1]):
+        pass
+    assert vars(below._layers[0])["forward"] is own and gap(run(model, batch("bert")), before) == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "config", "message"),
+    [
+        (
+            "bert",
+            METHODS["lora"],
+            r"'a' acts at encoder\.0\.attention\.query, below which there is no layer; .*leave_out",
+        ),
+        (
+            "bert",
+            METHODS["seq_bn_inv"].replace(leave_out=(0,)),
+            r"'a' acts at encoder\.embeddings\.output.*of layers alone",
+        ),
+        ("bert", METHODS["prompt_tuning"], r"'a' acts at encoder\.embeddings\.prompt"),
+        ("bert", METHODS["full"], r"embeddings\.word_embeddings\.weight trains"),
+        ("bert", METHODS["lora-gated"].replace(leave_out=(0,), as_adapterhub=True), r"the gates of 'a' read padding"),
+        ("deberta", HIGH, r"A deberta cannot begin at a later layer; .*bert, distilbert"),
+        ("bart", HIGH, r"A bart cannot begin"),
+    ],
+    ids=["lora", "invertible", "prompt", "full", "padding", "deberta", "bart"],
+)
+def test_what_cannot_be_kept_is_refused(arch: str, config: MethodConfig, message: str) -> None:
+    model = adapted(arch, config)
+    model.train_adapter("a")
+    with pytest.raises(UnsupportedError, match=rf"trainer\.cache_frozen: {message}.*set it to false"):
+        layers_below(model)
+
+
+def test_a_run_with_kept_states_comes_out_again(tmp_path: Path) -> None:
+    places = save_base(tmp_path / "base"), save_data(tmp_path / "data"), tmp_path / "out"
+    lora, recorder = {"method": "lora", "leave_out": [0]}, Recorder()
+    folder = train(run_config(*places, adapter=lora, epochs=2, cache_frozen=True), display=recorder).folder
+    assert recorder.of("note") == ["the first 1 layers are computed once, without dropout; their states take 0 MB"]
+    found = evaluate_folder(folder)
+    assert found.reproduced and found.score > 0.2
+    with pytest.raises(UnsupportedError, match=r"trainer\.cache_frozen: 'mood' acts at encoder\.0"):
+        train(run_config(*places, cache_frozen=True), display=Recorder())

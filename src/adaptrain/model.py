@@ -345,7 +345,8 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
         return [*rows, base | {"active": self.active_adapters is None, "trainable": trains}]
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute layers in the backward pass instead of storing them, under the composition of the forward.
+        """Recompute layers in the backward pass instead of storing them, under the composition of the forward. Layers
+        below the lowest adapter are neither recomputed nor part of that pass.
 
         Raises:
             UnsupportedError: transformers cannot do so for this model.
@@ -354,11 +355,15 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
         model: Any = self.base_model
         # renamed in transformers 5.2x; the old name warns until it goes
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        asked = hasattr(model, "_require_grads_hook")
         try:
             enable(options)
         except ValueError:
             kind = model.config.model_type
             raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
+        if not asked and hasattr(model, "_require_grads_hook"):
+            # transformers lets embeddings require a gradient, for reentrant checkpoints, and all layers take part then
+            model.disable_input_require_grads()
 
 
 def init(

@@ -145,6 +145,8 @@ class TrainerConfig:
         group_by_length: rows of similar length go together.
         adapter_drop: in each optimiser step the adapters of the first n layers are skipped, n drawn uniformly from 0 to
             this number (`docs/adapterdrop.md`).
+        cache_frozen: the layers below the lowest adapter are computed once for each row and kept in memory, as in
+            evaluation, without dropout (`docs/adapterdrop.md`).
     """
 
     epochs: int = 3
@@ -168,6 +170,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False
     group_by_length: bool = True
     adapter_drop: int = 0
+    cache_frozen: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("epochs", "batch_size", "eval_batch_size", "eval_every"):
