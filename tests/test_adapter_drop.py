@@ -19,10 +19,11 @@ from adaptrain.errors import CheckpointError, CompositionError, ConfigError, Uns
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.methods import ConfigUnion, LoRAConfig, LoReftConfig, MethodConfig, PrefixTuningConfig
 from adaptrain.sites.below import FAMILIES
+from adaptrain.sites.hidden import LayerSite
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches
 from adaptrain.training.drop import check_drop, drawn_layers, dropping
-from adaptrain.training.frozen import bytes_kept, keep, layers_below
+from adaptrain.training.frozen import bytes_kept, from_the_words, keep, layers_below
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import train
@@ -364,7 +365,7 @@ def test_nothing_below_the_lowest_adapter_is_part_of_the_backward_pass(arch: str
         model.gradient_checkpointing_enable()
     seen: dict[str, bool] = {}
     for name, site in model.sites.by_name.items():
-        if name.endswith(".hidden"):
+        if isinstance(site, LayerSite):
             site.layer.register_forward_hook(lambda _, args, output, name=name: seen.update({name: tracked(output)}))
     said(model(**inputs)).sum().backward()
     first = "decoder.0.hidden" if arch == "gpt2" else "encoder.0.hidden"
@@ -441,7 +442,7 @@ def test_training_from_kept_states_is_training(arch: str, options: dict[str, Any
         inside = next(module for name, module in below._layers[0].named_modules() if name)
         inside.register_forward_hook(lambda *_: calls.append(100))  # noqa: B023
         torch.manual_seed(3)
-        _, recorder = fitted(model, config, **({"begin": states.begin} if kept else {}))
+        _, recorder = fitted(model, config, begin=states.begin if kept else from_the_words)
         assert (max(calls) == 1) is kept
         ends.append(model.trainable_state())
         losses.append([progress.loss for progress in recorder.of("step")])

@@ -1,6 +1,6 @@
 """AdapterDrop in training: in each step the adapters of the first n layers do nothing, and n is drawn anew.
 
-Source: Rücklé et al. 2021, *AdapterDrop: On the Efficiency of Adapters in Transformers*, section 3.2.
+Source: Rücklé et al. 2021, *AdapterDrop: On the Efficiency of Adapters in Transformers*.
 """
 
 from __future__ import annotations

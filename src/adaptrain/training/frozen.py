@@ -1,6 +1,6 @@
 """What the frozen layers below the adapters make of every row, computed once and kept across epochs.
 
-Source: Rücklé et al. 2021, *AdapterDrop*, section 3.1: layers below the lowest adapter need no backward pass. As they
+Source: Rücklé et al. 2021, *AdapterDrop*: layers below the lowest adapter need no backward pass. As they
 are the same in every epoch, they need no second forward pass either.
 
 The states are those of evaluation: there is no dropout in the layers below. The adapters' own dropout, and that of the

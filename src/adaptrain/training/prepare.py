@@ -56,8 +56,10 @@ class Prepared:
 
     def keep(self) -> None:
         """Compute what lies below the adapters for the rows that every epoch reads (`trainer.cache_frozen`)."""
+        if self.below is None:
+            return
         size, collate = self.config.trainer.eval_batch_size, self.reader.collate
-        for role in KEPT if self.below is not None else ():
+        for role in KEPT:
             self.kept[role] = keep(self.model, self.below, self.encoded[role], collate, size, self.hardware)
 
     def begin(self, role: str) -> Begin:
