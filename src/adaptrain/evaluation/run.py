@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptrain.errors import UnsupportedError, listed
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
@@ -14,6 +14,9 @@ from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
 from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
+
+if TYPE_CHECKING:
+    from adaptrain.config.swap import Swap
 
 __all__ = ["EjectResult", "EvalResult", "eject_prefix", "evaluate_folder"]
 
@@ -60,6 +63,7 @@ def evaluate_folder(
     split: str | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    swap: Swap | None = None,
     skip_layers: Sequence[int] = (),
 ) -> EvalResult:
     """Evaluate a run folder: the same number as at the end of training, unless something is changed here.
@@ -69,9 +73,11 @@ def evaluate_folder(
         precision: `auto`, `fp32` or `bf16`; that of training when None.
         split: the one that training reported when None.
         batch_size: that of training when None.
+        swap: other adapters than those that were trained.
         skip_layers: evaluate without the adapters of these layers, counted over the whole model.
 
     Raises:
+        CompositionError: `swap` names an adapter that is neither in the folder nor given.
         CheckpointError: not a run folder, or damaged.
         CompositionError: the model does not have a layer of `skip_layers`.
         UnsupportedError: the adapter has nothing in `skip_layers`.
@@ -83,8 +89,8 @@ def evaluate_folder(
     data = saved.data if mirror is None else dataclasses.replace(saved.data, mirror=mirror)
     split = split or saved.split
     rows = load_evaluation_rows(task, data, split)
-    hardware = find_hardware(device, precision or saved.precision, saved.adapter.config.trains_base)
-    model, reader = load_saved(saved, hardware)
+    hardware = find_hardware(device, precision or saved.precision, saved.trains_base)
+    model, reader = load_saved(saved, hardware, swap)
     if skip_layers:
         _skip(model, skip_layers)
     predictions = predict(
@@ -92,8 +98,15 @@ def evaluate_folder(
     )
     metrics = predictions.scores()
     notes = []
+    if split == saved.split and saved.averaged_scores:
+        scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
+        notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")
     if split == saved.split and rows.fingerprint != saved.data_fingerprint:
         notes.append(f"the rows of split '{split}' ({rows.place}) are not those that training reported on")
+    if swap is not None:
+        trained = saved.composition or saved.task.name
+        paths = [f", {name} from {member.path}" for name, member in swap.adapters.items()]
+        notes.append(f"this is {model.active_adapters}{''.join(paths)}; what was trained is {trained}")
     if hardware.precision.name != saved.precision:
         notes.append(f"computed in {hardware.precision.name}, trained in {saved.precision}")
     if batch_size not in (None, saved.eval_batch_size):
@@ -108,7 +121,7 @@ def evaluate_folder(
         metric=task.metric,
         score=metrics[task.metric],
         metrics=metrics,
-        stored=saved.score if split == saved.split else None,
+        stored=saved.score if split == saved.split and swap is None else None,
         notes=tuple(notes),
         predictions=predictions,
     )

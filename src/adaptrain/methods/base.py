@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,24 @@ class PointLike(Protocol):
     def embed(self, text: str) -> Tensor: ...
 
 
+class Offer(NamedTuple):
+    """What a unit adds to a state, before it is added: what AdapterFusion puts together.
+
+    Attributes:
+        raw: what flows into the adapter's place, (rows, positions, d).
+        query: what the adapter reads, after the norm where it reads that; shaped as `raw`.
+        added: its contribution u.
+        rest: ρ, what it is added to.
+        finish: the state for a sum u + ρ.
+    """
+
+    raw: Tensor
+    query: Tensor
+    added: Tensor
+    rest: Tensor
+    finish: Callable[[Tensor], Any]
+
+
 class Unit(nn.Module):
     """A method's module at one site, for one adapter: takes a state, returns a state of the same kind.
 
@@ -89,6 +107,10 @@ class Unit(nn.Module):
             UnsupportedError: what the unit does depends on the input.
         """
         raise UnsupportedError(f"{type(self).__name__} cannot be merged into a linear map")
+
+    def offer(self, state: Any) -> Offer:
+        """What the unit would add; only units that add something to a sublayer have it."""
+        raise UnsupportedError(f"{type(self).__name__} cannot be fused")
 
     def inverse(self, state: Any) -> Any:
         """Undo `forward`, for the units of embeddings."""
@@ -129,11 +151,9 @@ class Shared(nn.Module):
         Raises:
             UnsupportedError: what is drawn from a seed depends on the layers that are left out.
         """
-        drawn = dict(whole.named_buffers())
-        if any(drawn[name].shape != buffer.shape for name, buffer in self.named_buffers()):
+        if any(whole.get_buffer(name).shape != buffer.shape for name, buffer in self.named_buffers()):
             raise UnsupportedError(
-                "leave_out: the frozen matrices are as wide as the adapter's widest map, and that is in a layer that "
-                "would be left out; skip these layers while running (skip_layers)"
+                "leave_out names the layers of the widest map, to which frozen matrices are cut; use skip_layers"
             )
         self.load_state_dict(whole.state_dict())
 
@@ -215,9 +235,8 @@ class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
 
     def without(self, layers: Collection[int]) -> MethodConfig:
         """The config with more layers left out; the same one where the method has no layers."""
-        if "leave_out" not in self.fields():
-            return self
-        return self.replace(leave_out=tuple(sorted({*getattr(self, "leave_out"), *layers})))  # noqa: B009
+        before = getattr(self, "leave_out", None)
+        return self if before is None else self.replace(leave_out=tuple(sorted({*before, *layers})))
 
     def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
         """What this config asks for and a model with these points has no place for; a phrase each."""

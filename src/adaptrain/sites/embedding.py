@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptrain.composition import evaluate as evaluate_tree
-from adaptrain.composition import mirror, names
+from adaptrain.composition import names
 from adaptrain.context import Forward, current_forward
 from adaptrain.errors import UnsupportedError
+from adaptrain.evaluator import mirror
 from adaptrain.points import Point
 from adaptrain.sites.base import Handle, Site, first_of, with_first
 from adaptrain.state import EmbeddingState, PromptState
@@ -44,16 +44,13 @@ class EmbeddingSite(Site):
         here = self.in_force()
         if here is None:
             return None
-        state = evaluate_tree(mirror(here[1]), EmbeddingState(args[0]), self._undo, self._no_fusion)
+        state = self.run(mirror(here[1]), EmbeddingState(args[0]), self._undo)
         return (state.h, *args[1:])
 
     def _undo(self, name: str, state: EmbeddingState) -> EmbeddingState:
         for unit in reversed(self.units[name]):
             state = unit.inverse(state)
         return state
-
-    def _no_fusion(self, *_: Any) -> Any:
-        raise UnsupportedError("embeddings cannot be fused")  # refused at activation
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
 from adaptrain.training.drop import check_drop
 from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
+from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
@@ -30,13 +31,15 @@ class Prepared:
     """A run that can begin.
 
     Attributes:
-        model: the base model with a fresh adapter and head, both named after the task, that train.
+        model: the base model with a fresh adapter and head, both named after the task, that train; or with the adapters
+            of the run's composition.
         reader: rows to batches.
         splits: rows by role: `train`, `validation`, and `test` where the task names one.
         encoded: the same as tokens.
         reported: role of the split that the score is of.
         baseline: the trivial answer on that split.
-        notes: what a person should know of the data.
+        notes: what a person should know of the data and of saved adapters.
+        sources: the saved adapters of the composition.
         below: the layers whose states are kept; None where none are.
         kept: role → those states, once `keep` has computed them.
     """
@@ -51,6 +54,7 @@ class Prepared:
     reported: str
     baseline: Baseline
     notes: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
     below: Below | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
 
@@ -73,8 +77,11 @@ class Prepared:
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
-        adapter = self.model.parameter_count(self.config.task.name)
         trainable = sum(parameter.numel() for _, parameter in self.model.trainable_parameters())
+        if self.config.plain:
+            adapter = self.model.parameter_count(self.config.task.name)
+        else:
+            adapter = trainable - sum(parameter.numel() for parameter in self.model.heads.parameters())
         return adapter, trainable - adapter, self.model.base_model.num_parameters()
 
     def describe_data(self) -> list[dict[str, Any]]:
@@ -98,6 +105,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """Load and check everything, cheap things first.
 
     Raises:
+        CheckpointError: a saved adapter of the composition is missing or wrong.
         ConfigError: a device that is not there, a `max_length` without room for text.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
@@ -106,7 +114,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     task = config.task
     check_library(config.model)
     drops = config.trainer.adapter_drop
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base, drops > 0)
+    trains_base = config.plain and method.trains_base
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, trains_base, drops > 0)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -120,7 +129,9 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     tokenizer = load_tokenizer(base)
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
     seed_everything(config.seed)
-    model.add_adapter(task.name, config=method)
+    sources = () if config.plain else assemble(model, config)
+    if config.plain:
+        model.add_adapter(task.name, config=method)
     model.add_classification_head(
         task.name,
         num_labels=SHAPES[task.type].outputs(task),
@@ -128,7 +139,10 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         dropout=config.head.dropout,
         id2label=dict(enumerate(task.labels)) or None,
     )
-    model.train_adapter(task.name)
+    if config.plain:
+        model.train_adapter(task.name)
+    else:
+        train_composition(model, config)
     if drops:
         check_drop(model, drops)
     if config.trainer.gradient_checkpointing:
@@ -140,6 +154,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     metrics = (task.metric, *task.extra_metrics)
     baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    notes += source_notes(sources, base.fingerprint)
     below = None
     if config.trainer.cache_frozen:
         below = layers_below(model)
@@ -147,7 +162,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         notes += (
             f"the first {below.count} layers are computed once, without dropout; their states take {size:.0f} MB",
         )
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, below)
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources, below)
 
 
 def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
