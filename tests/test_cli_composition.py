@@ -143,6 +143,15 @@ def test_a_member_that_trains_and_one_that_does_not(capsys):
     assert "stack(first, mood, second)" in run(capsys, "table", "outputs")[1]
 
 
+def test_a_saved_adapter_goes_on_under_the_tasks_name(capsys):
+    entry = ("adapters.mood.path=outputs/one", "adapters.mood.train=true")
+    assert run(capsys, "train", "recipe=mine", *entry)[0] == 0
+    before, after = tensors(only("one")), tensors(only("mine") / "adapters" / "mood")
+    assert before.keys() == after.keys()
+    assert not any(bool((before[key] == after[key]).all()) for key in before)
+    assert "is the same as training reported" in run(capsys, "eval", str(only("mine")))[1]
+
+
 def test_another_member_at_evaluation(capsys):
     arguments = ("composition=stack(first, mood)", "adapters.first.path=outputs/one")
     assert run(capsys, "train", "recipe=mine", *arguments)[0] == 0

@@ -51,7 +51,7 @@ def refuse_branches(config: RunConfig) -> None:
     Raises:
         UnsupportedError: names the block.
     """
-    block = branch_block(parse(config.composition))
+    block = None if config.plain else branch_block(parse(config.expression))
     if block is not None:
         raise UnsupportedError(
             f"composition={config.composition}: {block.word} has a task a branch, and a run trains one task; train "
@@ -124,7 +124,7 @@ def assemble(model: Any, config: RunConfig) -> tuple[Source, ...]:
             model.add_adapter(name, config=member.adapter)
         else:
             sources.append(load_member(model, name, member))
-    for block in blocks(parse(config.composition)):
+    for block in blocks(parse(config.expression)):
         if isinstance(block, Fuse) and block.fusion not in model.fusion_names():
             model.add_adapter_fusion(block, config=config.fusion)
     return tuple(sources)
@@ -137,7 +137,7 @@ def train_composition(model: Any, config: RunConfig) -> None:
         CompositionError: a composition that this model cannot run.
         UnsupportedError: a method, a block and a model that do not go together.
     """
-    tree, head = parse(config.composition), config.task.name
+    tree, head = parse(config.expression), config.task.name
     if any(isinstance(block, Fuse) for block in blocks(tree)):
         model.train_adapter_fusion(tree)
     else:
@@ -171,7 +171,7 @@ def check_members(config: RunConfig) -> None:
         if member.path is None and member.adapter is not None and config_from_dict(member.adapter).trains_base:
             raise ConfigError(
                 f"adapters.{name}: {member.adapter['method']} trains the base model's own weights, which all adapters "
-                f"of {config.composition} share; choose another by adapters.{name}.adapter=NAME"
+                f"of {config.expression} share; choose another by adapters.{name}.adapter=NAME"
             )
 
 
