@@ -13,7 +13,8 @@ from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, ends, outlets, width
+from adaptrain.branches import ends, outlets
+from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
 from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
 from adaptrain.heads import ClassificationHead, Head

@@ -144,6 +144,10 @@ class TrainerConfig:
         keep: which weights a run ends with, those of the best evaluation or the last.
         precision: of the frozen base; `auto` takes bf16 where the hardware is native in it.
         group_by_length: rows of similar length go together.
+        adapter_drop: in each optimiser step the adapters of the first n layers are skipped, n drawn uniformly from 0 to
+            this number (`docs/adapterdrop.md`).
+        cache_frozen: the layers below the lowest adapter are computed once for each row and kept in memory, as in
+            evaluation, without dropout (`docs/adapterdrop.md`).
     """
 
     epochs: int = 3
@@ -166,6 +170,8 @@ class TrainerConfig:
     device: str = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = True
+    adapter_drop: int = 0
+    cache_frozen: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("epochs", "batch_size", "eval_batch_size", "eval_every"):
@@ -180,7 +186,7 @@ class TrainerConfig:
         for key in ("learning_rate", "adam_epsilon"):
             if getattr(self, key) <= 0:
                 yield key, f"is {getattr(self, key)}; it must be positive"
-        for key in ("weight_decay", "warmup"):
+        for key in ("weight_decay", "warmup", "adapter_drop"):
             if getattr(self, key) < 0:
                 yield key, f"is {getattr(self, key)}; it must not be negative"
         for key in ("adam_beta1", "adam_beta2"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from adaptrain.branches import divide
 from adaptrain.composition import (
     Average,
     BatchSplit,
@@ -15,7 +16,6 @@ from adaptrain.composition import (
     Split,
     Stack,
     blocks,
-    divide,
     last,
 )
 from adaptrain.errors import CompositionError, UnsupportedError, listed, unknown
