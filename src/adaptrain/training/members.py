@@ -91,16 +91,19 @@ def load_member(model: Any, name: str, member: MemberConfig) -> Source:
 
     Raises:
         CheckpointError: missing, unreadable, or not made for this model.
+        ConfigError: it leaves out a layer that the model does not have.
         UnsupportedError: what was saved is the base model's own weights.
     """
     assert member.path is not None
     place = find_saved(member.path, name)
     known: dict[str, Any] = read_json(place / CONFIG).get("base_model") or {} if isinstance(place, Path) else {}
-    more = {"leave_out": member.leave_out} if member.leave_out else {}
     try:
-        model.load_adapter(place, load_as=name, with_head=False, version=member.revision, **more)
+        options = {"version": member.revision, "leave_out": member.leave_out}
+        model.load_adapter(place, load_as=name, with_head=False, **options)
     except CheckpointError as error:
         raise CheckpointError(f"adapters.{name}.path={member.path}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError([f"adapters.{name}: {sentence}" for sentence in error.problems]) from None
     adapter = model.get_adapter(name)
     if adapter.config.trains_base:
         raise UnsupportedError(
