@@ -299,6 +299,11 @@ class RunConfig:
         """Whether this is one fresh adapter, named after the task, and nothing else."""
         return self.composition in (None, self.task.name) and not self.adapters and self.fusion is None
 
+    @property
+    def expression(self) -> str | dict[str, Any]:
+        """The composition as written; the task's name where there is none."""
+        return self.task.name if self.composition is None else self.composition
+
     def resolved(self) -> dict[str, Any]:
         """Every key and its value. A plain run says nothing of compositions."""
         values = dataclasses.asdict(self)

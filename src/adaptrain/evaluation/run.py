@@ -77,9 +77,9 @@ def evaluate_folder(
         skip_layers: evaluate without the adapters of these layers, counted over the whole model.
 
     Raises:
-        CompositionError: `swap` names an adapter that is neither in the folder nor given.
         CheckpointError: not a run folder, or damaged.
-        CompositionError: the model does not have a layer of `skip_layers`.
+        CompositionError: `swap` names an adapter that is neither in the folder nor given; or the model does not have a
+            layer of `skip_layers`.
         UnsupportedError: the adapter has nothing in `skip_layers`.
         ModelError: the base model is missing, or another one.
         DataError: the rows are missing or wrong.
