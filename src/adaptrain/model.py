@@ -271,7 +271,7 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         self.sites.unmerge()
         self.sites.active, self.sites.skipped = tree, skipped
         self.sites.forget()
-        self._active_head = self._follow(tree) or self._active_head
+        self._active_head = self._heads_for(tree)
 
     def train_adapter(self, composition: Any, train_embeddings: bool = False) -> None:
         """Freeze everything but the adapters of a composition and its heads, and activate it.

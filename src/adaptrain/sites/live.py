@@ -32,7 +32,7 @@ from adaptrain.methods import Shared, Unit
 from adaptrain.methods.layers import absent
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
-from adaptrain.sites.blocks import check_rows, refuse, resolve, spread
+from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
 from adaptrain.sites.embedding import PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
@@ -296,6 +296,9 @@ class Sites:
         named = repeated(given, 1 if current_repeats() else width(tree))
         tasks = spread(resolve(tree, current_tasks()), rows_of(named), width(tree), current_repeats())
         check_rows(tree, range(rows_of(named)), tasks)
+        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
+        if text is not None and len(self.architecture.stacks) == 1 and not self.has_prompt(tree):
+            check_positions(tree, text.shape[1])
         forward = self.begin(tree, skipped, module, named)
         forward.tasks = tasks
         enter(forward)
