@@ -140,7 +140,7 @@ def test_training_a_composition_trains_its_adapters_and_its_heads():
     assert {name.split(".")[1] for name in trains} == {"<a>", "<b>", "<c>"}
     assert not any(name.startswith("heads.<c>.") for name in trains)
     model.active_head = "a"
-    model.train_adapter(Average("c", "b"))  # no head is called as the average: the one that is active trains
+    model.train_adapter(Average("a", "b"))  # no head is called as the average: the one that is active trains
     assert {name.split(".")[1] for name, _ in model.trainable_parameters() if name.startswith("heads")} == {"<a>"}
     model.train_adapter(Parallel("a", "b"))
     model.set_active_adapters(None)

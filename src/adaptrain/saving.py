@@ -44,7 +44,7 @@ class WithFiles(nn.Module):
     def _put_fusion(self, fusion: Adapter) -> None:
         raise NotImplementedError
 
-    def _follow(self, tree: Composition | None) -> Any:
+    def _heads_for(self, tree: Composition | None) -> Any:
         raise NotImplementedError
 
     def _known(self, name: str) -> Head:
@@ -137,7 +137,7 @@ class WithFiles(nn.Module):
         if tree is None:
             raise CompositionError("No composition is active; give one to save, or activate one first")
         self.sites.accept(tree)
-        found = self._follow(tree) or self._active_head
+        found = self._heads_for(tree)
         active = tuple(name for name in found if name) if isinstance(found, tuple) else found
         adapters, fusions = composed.members(tree)
         composed.save(
