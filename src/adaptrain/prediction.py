@@ -12,7 +12,8 @@ from adaptrain.adapter import check_name, key_of
 from adaptrain.architectures import Architecture
 from adaptrain.context import current_setup
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
-from adaptrain.heads import ClassificationHead, Head
+from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
+from adaptrain.sites import Sites
 
 
 class WithHeads(nn.Module):
@@ -20,6 +21,7 @@ class WithHeads(nn.Module):
 
     base_model: PreTrainedModel
     architecture: Architecture
+    sites: Sites
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +62,39 @@ class WithHeads(nn.Module):
         )
         self.add_head(head_name, head, overwrite_ok)
 
+    def add_masked_lm_head(
+        self,
+        head_name: str,
+        layers: int = 2,
+        activation_function: str = "gelu",
+        layer_norm: bool = True,
+        bias: bool = True,
+        sparse_prediction: bool = False,
+        overwrite_ok: bool = False,
+    ) -> None:
+        """Add a head for masked words over the embeddings in force; see `heads.MaskedLMHead`.
+
+        Raises:
+            AdapterNameError: the name is taken and not `overwrite_ok`.
+            ConfigError: an option is wrong.
+            UnsupportedError: the base model has a head of its own, does not see both sides of a masked word, or looks
+                up no words.
+        """
+        config: Any = self.base_model.config
+        if self.architecture.encoder_decoder or any(stack.causal for stack in self.architecture.stacks):
+            raise UnsupportedError(
+                f"A {config.model_type} does not see what follows a masked word; a masked_lm head is for encoders"
+            )
+        words, size = self.sites.word_table(), int(config.hidden_size)
+        eps = float(getattr(config, "layer_norm_eps", 1e-12))
+        head = MaskedLMHead(
+            size, words.shape[1], len(words), layers, activation_function, layer_norm, eps, bias, sparse_prediction
+        )
+        self.add_head(head_name, head, overwrite_ok)
+
+    def _live_sites(self) -> Sites:
+        return self.sites
+
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
@@ -71,6 +106,7 @@ class WithHeads(nn.Module):
         if key_of(name) in self.heads and not overwrite_ok:
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name
+        head.bind(self._live_sites)
         self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
         self._active_head = name
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptrain.checkpoint import CONFIG, AdapterFile, read_adapter_config
+from adaptrain.checkpoint import CONFIG, OWN, AdapterFile, read_adapter_config
 from adaptrain.config.schema import ColumnsConfig, DataConfig, ModelConfig, RunConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import CheckpointError, ModelError
 from adaptrain.files import read_json, write_json
@@ -152,7 +152,9 @@ def load_saved(saved: SavedRun, hardware: Hardware) -> tuple[Any, TextReader]:
     """
     base = find_base(saved.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture)
+    head = saved.adapter.head or {}
+    own_head = "masked_lm" if saved.task.type == "masked_lm" and head.get("type") == OWN else None
+    model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
     _check_same(saved, base)
     model.load_adapter(saved.folder, set_active=True)
     model.to(hardware.device)

@@ -42,10 +42,11 @@ class EmbeddingSite(Site):
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         here = self.in_force()
-        if here is None:
-            return None
-        state = evaluate_tree(mirror(here[1]), EmbeddingState(args[0]), self._undo, self._no_fusion)
-        return (state.h, *args[1:])
+        return None if here is None else (self.undone(here[1], args[0]), *args[1:])
+
+    def undone(self, tree: Composition, hidden: Tensor) -> Tensor:
+        """Hidden states with what the composition does to the embeddings undone, (rows, positions, embedding size)."""
+        return evaluate_tree(mirror(tree), EmbeddingState(hidden), self._undo, self._no_fusion).h
 
     def _undo(self, name: str, state: EmbeddingState) -> EmbeddingState:
         for unit in reversed(self.units[name]):

@@ -30,7 +30,7 @@ from adaptrain.methods import Shared, Unit
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.blocks import check_rows, refuse
-from adaptrain.sites.embedding import PromptSite
+from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
@@ -180,6 +180,25 @@ class Sites:
             pruned = {site: prune(tree, site.units.__contains__) for site in self.by_name.values()}
             self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
         return self._plans[tree]
+
+    def undone(self, hidden: Tensor) -> Tensor:
+        """Hidden states with what the composition in force does to the embeddings undone, for an output embedding
+        outside of the model: that of a named head."""
+        setup = current_setup()
+        for site, tree in self.plan(self.active if setup is None else setup.composition).items():
+            if isinstance(site, EmbeddingSite):
+                hidden = site.undone(tree, hidden)
+        return hidden
+
+    def word_table(self) -> Tensor:
+        """The embeddings of words in force, (words, embedding size).
+
+        Raises:
+            UnsupportedError: the model looks up no words, or its stacks have words of their own each.
+        """
+        if self.words is None:
+            self.words = Words(self.model, self.architecture)
+        return self.words.weight if self.words.active is None else self.words.active.weight
 
     def has_prompt(self, tree: Composition | None) -> bool:
         """Whether a composition reads more than the words."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
-from adaptrain.evaluation.baseline import Baseline, trivial_baseline
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline, unigram_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.heads import put_head
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
@@ -67,6 +67,7 @@ class Prepared:
                 "rows_of_split": rows.found,
                 "truncated": self.encoded[role].truncated,
                 "empty": rows.empty,
+                "skipped": rows.skipped,
             }
             for role, rows in self.splits.items()
         ]
@@ -76,7 +77,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """Load and check everything, cheap things first.
 
     Raises:
-        ConfigError: a device that is not there, a `max_length` without room for text.
+        ConfigError: a device that is not there, a `max_length` without room for text; words to mask and a tokenizer
+            without a mask token; a key of a head that is the checkpoint's own.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
         UnsupportedError: a method or model that do not go together.
@@ -95,16 +97,11 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
+    own_head = "masked_lm" if task.type == "masked_lm" else None
+    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     model.add_adapter(task.name, config=method)
-    model.add_classification_head(
-        task.name,
-        num_labels=SHAPES[task.type].outputs(task),
-        layers=config.head.layers,
-        dropout=config.head.dropout,
-        id2label=dict(enumerate(task.labels)) or None,
-    )
+    head_note = put_head(model, config)
     model.train_adapter(task.name)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -113,8 +110,12 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     reader = text_reader(tokenizer, model.base_model, task, config.data)
     encoded = {role: reader.encode(rows) for role, rows in splits.items()}
     metrics = (task.metric, *task.extra_metrics)
-    baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    if reader.collate.masking is None:
+        baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    else:
+        baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    notes = notes if head_note is None else (head_note, *notes)
     return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes)
 
 
@@ -124,4 +125,6 @@ def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
         notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
     if rows.empty:
         notes.append(f"split '{rows.split}': {rows.empty} of {len(rows)} rows have an empty text")
+    if rows.skipped:
+        notes.append(f"split '{rows.split}': {rows.skipped} of {rows.found} texts are empty and were left out")
     return notes
