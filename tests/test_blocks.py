@@ -6,11 +6,11 @@ import pytest
 import torch
 import transformers as hf
 
-from adaptrain.composition import Average, BatchSplit, Parallel, Split
+from adaptrain.composition import Average, BatchSplit, MultiTask, Parallel, Split
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
-from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run, visible
+from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run, said, visible
 
 ROWS = [
     "bert",
@@ -79,6 +79,28 @@ def test_batch_split_rows_are_single_runs(arch, method):
         model.set_active_adapters(BatchSplit("a", "b", sizes=sizes))
         expected = torch.cat([singles[0][: sizes[0]], singles[1][sizes[0] :]])
         assert gap(run(model, inputs)[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), sizes
+
+
+@pairs(*UNITS)
+def test_each_row_goes_through_its_own_task(arch, method):
+    """Task ids permuted, repeated, and one that no row has."""
+    if shared_keys(arch, method):
+        pytest.skip("refused: see below")
+    model, inputs = several(arch, method, "double_seq_bn"), batch(arch, (4, 7, 6))
+    if arch == "marian":  # whose scaled words make every rounding count
+        model.double()
+    if "prompt" in method:
+        add(model, "b", METHODS[method], seed=30, overwrite=True)
+    singles = []
+    for name in "ab":
+        model.set_active_adapters(name)
+        singles.append(run(model, inputs))
+    seen = visible(arch, inputs, singles[0])
+    model.set_active_adapters(MultiTask("a", "b"))
+    for tasks in ((1, 0, 1), (0, 0, 0), ("b", "a", "a")):
+        expected = torch.stack([singles[task in (1, "b")][row] for row, task in enumerate(tasks)])
+        found = said(model(**inputs, task_ids=tasks))
+        assert gap(found[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), tasks
 
 
 @pairs(*UNITS)
@@ -194,6 +216,15 @@ def test_parallel_generates_what_each_would(arch, auto, method):
     model.set_active_adapters(Parallel("a", "b"))
     for use in (True, False):
         assert torch.equal(model.generate(**inputs, **options, use_cache=use), torch.cat(singles))
+    model.set_active_adapters(MultiTask("a", "b"))
+    mixed = torch.stack([singles[1][0], singles[0][1]])
+    assert torch.equal(model.generate(**inputs, **options, task_ids=["b", "a"]), mixed)
+    beams = []
+    for name in "ab":
+        with AdapterSetup(name):
+            beams.append(model.generate(**inputs, **options, num_beams=3))
+    found = model.generate(**inputs, **options, num_beams=3, task_ids=torch.tensor([1, 0]))
+    assert torch.equal(found, torch.stack([beams[1][0], beams[0][1]]))
 
 
 # ---- what is refused
@@ -202,7 +233,6 @@ def test_parallel_generates_what_each_would(arch, auto, method):
 @pytest.mark.parametrize(
     ("arch", "methods", "tree", "reason"),
     [
-        ("bert", ("seq_bn", "seq_bn"), "fuse(a, b)", "this version does not run it"),
         ("bert", ("prefix_tuning", "seq_bn"), "split(a, b, sizes=[3, 4])", "no share of the text's positions"),
         ("bert", ("prompt_tuning", "seq_bn"), "split(a, b, sizes=[3, 4])", "no share of the text's positions"),
         ("bert", ("prompt_tuning", "seq_bn"), "parallel(a, b)", "different numbers of positions"),
@@ -229,15 +259,37 @@ def test_what_has_no_meaning_is_refused_when_it_is_activated(arch, methods, tree
 def test_sizes_that_do_not_sum_up_are_refused_before_the_forward():
     model, inputs = several("bert", "seq_bn", "lora"), batch("bert")
     model.set_active_adapters("batchsplit(a, b, sizes=[2, 3])")
-    with pytest.raises(
-        CompositionError, match=r"batchsplit\(a, b, sizes=\[2, 3\]\) divides 5 rows, and the batch has 2"
-    ):
+    with pytest.raises(CompositionError, match=r"batchsplit\(a, b, sizes=\[2, 3\]\) divides 5 rows, and there are 2"):
         run(model, inputs)
     model.set_active_adapters("split(a, b, sizes=[2, 3])")
     with pytest.raises(CompositionError, match=r"divides 5 positions, and there are 7; correct sizes"):
         run(model, inputs)
     model.set_active_adapters("parallel(a, batchsplit(a, b, sizes=[2, 1]))")
-    with pytest.raises(CompositionError, match="divides 3 rows, and the batch has 2"):
+    with pytest.raises(CompositionError, match="divides 3 rows, and there are 2"):
         run(model, inputs)
     model.set_active_adapters(None)
     assert torch.equal(run(model, inputs), run(base("bert"), inputs))
+
+
+def test_tasks_that_do_not_fit_are_refused_before_the_forward():
+    model, inputs = several("bert", "seq_bn", "lora", "ia3", "lora"), batch("bert")
+    model.set_active_adapters("multitask(a, stack(c, b))")
+    for tasks, message in [
+        (None, r"multitask\(a, stack\(c, b\)\) needs task_ids"),
+        ([0], "task_ids names 1 tasks, and the batch has 2 rows"),
+        ([0, 1, 0, 1], "task_ids names 4 tasks, and the batch has 2 rows"),
+        ([0, 2], r"task_ids has 2; .* has the tasks 0 … 1"),
+        ([0, -1], "task_ids has -1"),
+        (["a", "c"], "'c'.* has: a, b"),
+    ]:
+        with pytest.raises(CompositionError, match=message):
+            model(**inputs, task_ids=tasks)
+    model.set_active_adapters("a")
+    with pytest.raises(CompositionError, match=r"task_ids are for a multitask\(…\) block, and a is active"):
+        model(**inputs, task_ids=[0, 1])
+    model.set_active_adapters("stack(multitask(a, b), multitask(b, c))")
+    with pytest.raises(CompositionError, match="'b' is child 1 and child 0"):
+        model(**inputs, task_ids=["a", "b"])
+    model.set_active_adapters("stack(multitask(a, b), multitask(b, c, d))")
+    with pytest.raises(CompositionError, match="different numbers of children"):
+        model(**inputs, task_ids=[0, 1])

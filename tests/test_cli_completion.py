@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,16 @@ import pytest
 from adaptrain.cli.candidates import candidates
 from adaptrain.cli.completion import SCRIPTS
 from adaptrain.cli.main import main
+from adaptrain.config.schema import TrainerConfig
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,12 @@ def elsewhere(tmp_path, monkeypatch):
         ("adaptrain train adapter.pre", ["adapter.prefix_positions=", "adapter.prefix_length="]),
         ("adaptrain train task.columns.te", ["task.columns.text=", "task.columns.text_pair="]),
         ("adaptrain train see", ["seed="]),
+        ("adaptrain train composition=sp", ["composition=split("]),
+        ("adaptrain train 'composition=stack(lang, cola)' seed=1 adapters.", ["adapters.lang.", "adapters.cola."]),
+        ("adaptrain train adapters.b.a", ["adapters.b.adapter="]),
+        ("adaptrain train adapters.b.trainer.learn", ["adapters.b.trainer.learning_rate="]),
+        ("adaptrain train adapters.b.adapter=par", ["adapters.b.adapter=par_bn"]),
+        ("adaptrain train adapters.b.tr", ["adapters.b.train=", *(f"adapters.b.trainer.{key}=" for key in TRAINER)]),
         ("adaptrain eval outputs/x trainer.p", ["trainer.precision="]),
         ("adaptrain eval outputs/x trainer.precision=b", ["trainer.precision=bf16"]),
         ("adaptrain eval out", []),  # a path: the shell's own completion
@@ -47,9 +58,12 @@ def elsewhere(tmp_path, monkeypatch):
         ("adaptrain table --f", ["--format"]),
         ("adaptrain table --format l", ["latex"]),
         ("adaptrain eject-prefix x o", ["out="]),
+        ("adaptrain average a b --n", ["--name", "--no-normalize"]),
+        ("adaptrain average a b --strategy lora_d", ["lora_delta_w_svd"]),
+        ("adaptrain average out", []),
         ("adaptrain completion z", ["zsh"]),
         ("adaptrain nonsense x", []),
-        ("", ["train", "eval", "table", "eject-prefix", "ls", "show", "completion", "--help", "--version"]),
+        ("", ["train", "eval", "table", "eject-prefix", "average", "ls", "show", "completion", "--help", "--version"]),
     ],
 )
 def test_candidates(line, expected):

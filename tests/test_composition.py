@@ -14,18 +14,20 @@ from adaptrain.composition import (
     BatchSplit,
     Block,
     Fuse,
+    MultiTask,
     Parallel,
     Split,
     Stack,
     blocks,
     check,
-    evaluate,
+    ends,
     names,
+    outlets,
     parse,
-    prune,
     width,
 )
 from adaptrain.errors import CompositionError
+from adaptrain.evaluator import evaluate, mirror, prune
 from adaptrain.state import State
 
 TREES = [
@@ -36,6 +38,8 @@ TREES = [
     Fuse("a", "b", name="mine"),
     Fuse("a"),
     Split("a", "b", sizes=[3, 0]),
+    Split("a", "b", sizes=[3, None]),
+    MultiTask("a", Stack("b", "c")),
     BatchSplit("a", "b", "c", sizes=[1, 2, 3]),
     Parallel("a", "b"),
     Average("a", "b"),
@@ -71,6 +75,7 @@ def test_what_is_printed_is_read_back(tree):
         ("stack(a,\n  parallel(b, c))", Stack("a", Parallel("b", "c"))),
         ("average(a, b, weights=[1, 3])", Average("a", "b", weights=[0.25, 0.75])),
         ("fuse(a, b, name='f')", Fuse("a", "b", name="f")),
+        ("split(a, b, sizes=[1, null])", Split("a", "b", sizes=[1, None])),
         (None, None),
         ({"stack": ["a", {"parallel": ["b", "c"]}]}, Stack("a", Parallel("b", "c"))),
         ({"split": ["a", "b"], "sizes": [8, 4]}, Split("a", "b", sizes=[8, 4])),
@@ -140,22 +145,25 @@ def test_one_child_with_a_weight_keeps_it():
         ("stack(a, 3)", "'3' in 'stack\\(a, 3\\)' is neither an adapter name nor a block"),
         ("stack(a, x.y)", "'x.y' .* is neither"),
         ("stack(a, [b])", r"'\[b\]' .* is neither"),
-        ("split(a, b)", "split\\(\\) takes the options sizes, not"),
-        ("stack(a, b, sizes=[1, 2])", "stack\\(\\) takes the options \\(none\\), not sizes"),
-        ("split(a, b, sizes=[1])", "Split: 1 sizes for 2 children"),
-        ("batchsplit(a, b, sizes=[1, -2])", r"BatchSplit: sizes are whole numbers from 0 up, not \[1, -2\]"),
+        ("split(a, b)", "split\\(\\) takes the options sizes, and is given"),
+        ("stack(a, b, sizes=[1, 2])", "stack\\(\\) takes the options \\(none\\), and is given sizes"),
+        ("split(a, b, sizes=[1])", r"Split: sizes is \[1\]; give one for each of the 2 children"),
+        (
+            "batchsplit(a, b, sizes=[1, -2])",
+            r"BatchSplit: sizes are whole numbers from 0 up, or None for the rest, not \[1, -2\]",
+        ),
         ("split(a, b, sizes=[1.5, 2])", "whole numbers"),
         ("split(a, b, sizes=n)", "plain numbers, lists or words"),
         ("average(a, b, weights=[1])", "Average: 1 weights for 2 children"),
         ("average(a, b, weights=[1, -1])", "the weights sum to 0; give normalize_weights=False"),
         (["a", "b"], "expression or a mapping"),
         (7, "expression or a mapping, not 7"),
-        ({}, "A block is one of stack, fuse, split, batchsplit, parallel, average"),
+        ({}, "A block is one of stack, fuse, split, batchsplit, parallel, average, multitask"),
         ({"stak": ["a"]}, "A block is one of .*'stak'"),
         ({"stack": ["a"], "parallel": ["b"]}, "A block is one of"),
         ({"stack": "a"}, "stack: needs a list of children, not 'a'"),
         ({"stack": ["a", 4]}, "children are adapter names or blocks"),
-        ({"stack": ["a", "b"], "size": 3}, "takes the options \\(none\\), not size"),
+        ({"stack": ["a", "b"], "size": 3}, "takes the options \\(none\\), and is given size"),
     ],
     ids=str,
 )
@@ -259,8 +267,8 @@ def apply(name: str, state: Toy) -> Toy:
     return replace(state, h=FACTORS[name] * state.h + len(name), trace=(*state.trace, name))
 
 
-def fuse(tree: Fuse, state: Toy, outputs: list[Toy]) -> Toy:
-    return replace(state, h=state.h + sum(output.h for output in outputs))
+def fuse(tree: Fuse, state: Toy) -> Toy:
+    return replace(state, h=state.h + sum(evaluate(child, state, apply, fuse).h for child in tree.children))
 
 
 def ran(tree, rows: int = 4, positions: int = 6) -> tuple[Tensor, Tensor]:
@@ -299,6 +307,8 @@ def c(h: Tensor) -> Tensor:
         (BatchSplit("a", "b", "c", sizes=[0, 3, 1]), lambda h: torch.cat([b(h[:3]), c(h[3:])])),
         (Split("a", "b", sizes=[2, 4]), lambda h: torch.cat([a(h[:, :2]), b(h[:, 2:])], 1)),
         (Split("a", "b", sizes=[6, 0]), a),
+        (Split("a", "b", sizes=[2, None]), lambda h: torch.cat([a(h[:, :2]), b(h[:, 2:])], 1)),
+        (BatchSplit("a", "b", "c", sizes=[1, None, 1]), lambda h: torch.cat([a(h[:1]), b(h[1:3]), c(h[3:])])),
         (
             Split("a", BatchSplit("b", "c", sizes=[2, 2]), sizes=[1, 5]),
             lambda h: torch.cat([a(h[:, :1]), torch.cat([b(h[:2, 1:]), c(h[2:, 1:])])], 1),
@@ -321,6 +331,43 @@ def c(h: Tensor) -> Tensor:
 def test_evaluation(tree, expected):
     h, out = ran(tree)
     assert torch.allclose(out, expected(h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [(0, 1, 1, 0), (1, 1, 1, 1), (2, 0, 2, 1), (0, 0, 2, 2)])
+def test_each_row_goes_through_its_own_task(tasks):
+    h = torch.arange(24.0).view(4, 6, 1)
+    whole = evaluate(MultiTask("a", Stack("a", "b"), "c"), Toy(h, tasks=tasks), apply, fuse)
+    rows = [(a, lambda x: b(a(x)), c)[task](row) for task, row in zip(tasks, h, strict=True)]
+    assert torch.equal(whole.h, torch.stack(rows)) and whole.tasks == tasks
+
+
+def test_tasks_follow_their_rows():
+    """Through repeats and shares: a multitask inside other blocks sees the tasks of its own rows."""
+    h, tasks = torch.arange(24.0).view(4, 6, 1), (1, 0, 0, 1)
+    tree = Parallel(MultiTask("a", "b"), Stack("c", BatchSplit(MultiTask("b", "c"), "a", sizes=[1, 1])))
+    out = evaluate(tree, Toy(h, tasks=tasks), apply, fuse).h
+    assert torch.equal(out, torch.stack([b(h[0]), a(h[1]), b(c(h[2])), a(c(h[3]))]))
+    assert ends(tree) == ["a", "b", "b", "c", "a"]
+    assert outlets(tree, range(4), tasks) == [[1], [0], [2], [], [3]]
+
+
+def test_heads_follow_the_ends():
+    assert ends("a") == ends(Stack("x", "a")) == ["a"]
+    assert ends(Stack("x", Fuse("a", Stack("y", "b")))) == ["a,b"] and ends(Fuse("a", "b", name="f")) == ["f"]
+    assert ends(Average("a", "b")) == ends(Split("a", "b", sizes=[1, None])) == [None]
+    assert ends(Stack(Parallel("a", "b"), Parallel("c", "d"))) == ["c", "d"]
+    assert ends(Stack(Parallel("a", "b"), "c")) == ["c"]
+    assert outlets(Stack(Parallel("a", "b"), "c"), range(4), None) == [[0, 1, 2, 3]]
+    assert outlets(Parallel("a", BatchSplit("b", "c", sizes=[None, 2])), range(6), None) == [[0, 1, 2], [3], [4, 5]]
+
+
+def test_what_is_undone_is_undone_in_reverse():
+    assert mirror(Stack("a", Parallel(Stack("b", "c"), "d"))) == Stack(Parallel(Stack("c", "b"), "d"), "a")
+
+
+def test_a_fusion_keeps_its_name_when_children_are_missing():
+    pruned = prune(Fuse("a", Stack("x", "b"), "c"), lambda name: name in "ab")
+    assert pruned == Fuse("a", "b", name="a,b,c")
 
 
 def test_a_stack_keeps_what_is_not_a_tensor():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
@@ -152,7 +151,7 @@ def test_the_resolved_config_is_yaml_with_origins_beside_it():
     run = compose(["recipe=double_seq_bn_mrpc", "adapter.reduction_factor={0:8,default:16}", "outputs='a: b # c'"])
     text = annotated_yaml(run)
     as_read = yaml.safe_load(text)
-    expected = dataclasses.asdict(run.config)
+    expected = run.config.resolved()
     expected["task"] |= {key: list(expected["task"][key]) for key in ("labels", "extra_metrics")}
     assert as_read == expected
     lines = {line.split(":")[0].strip(): line for line in text.splitlines()}

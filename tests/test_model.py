@@ -12,7 +12,7 @@ import transformers as hf
 
 import adaptrain
 from adaptrain import AutoAdapterModel
-from adaptrain.composition import Average, BatchSplit, Fuse, Parallel, Split, Stack
+from adaptrain.composition import Split, Stack
 from adaptrain.errors import AdapterNameError, CompositionError, ModelError, UnsupportedError
 from adaptrain.methods import LoRAConfig, SeqBnConfig
 from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, randomise, run
@@ -92,33 +92,13 @@ def test_active_adapters_is_a_property_too():
     assert model.active_adapters is None
 
 
-@pytest.mark.parametrize(
-    "composition",
-    [
-        Fuse("a", "b"),
-        Split("a", "b", sizes=[2, 5]),
-        BatchSplit("a", "b", sizes=[1, 1]),
-        Parallel("a", "b"),
-        Average("a", "b"),
-        Stack("a", Parallel("a", "b")),
-    ],
-    ids=str,
-)
-def test_blocks_that_do_not_run_yet_are_refused_at_activation_by_all_three_names(composition):
+def test_a_setup_refuses_what_activation_refuses():
     model = adapted("bert", METHODS["lora"])
     add(model, "b", METHODS["prefix_tuning"])
-    with pytest.raises(UnsupportedError) as caught:
-        model.set_active_adapters(composition)
-    block = composition.children[1] if isinstance(composition, Stack) else composition
-    for word in (type(block).__name__, "lora", "prefix_tuning", "bert"):
-        assert word in str(caught.value)
-    assert model.active_adapters == "a"
-
-
-def test_a_setup_refuses_the_same_blocks():
-    model = adapted("bert", METHODS["lora"])
-    add(model, "b", METHODS["lora"])
-    with adaptrain.AdapterSetup(Parallel("a", "b")), pytest.raises(UnsupportedError):
+    with (
+        adaptrain.AdapterSetup(Split("a", "b", sizes=[3, 4])),
+        pytest.raises(UnsupportedError, match="Split over prefix_tuning on bert"),
+    ):
         run(model, batch("bert"))
 
 

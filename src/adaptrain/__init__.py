@@ -13,6 +13,7 @@ from adaptrain.version import __version__
 _WHERE = {
     "AdaptedModel": "model",
     "AdapterConfig": "methods",
+    "AdapterFusionConfig": "methods",
     "AdapterPlusConfig": "methods",
     "AdapterSetup": "context",
     "AutoAdapterModel": "auto",
@@ -27,6 +28,7 @@ _WHERE = {
     "DoubleSeqBnConfig": "methods",
     "DoubleSeqBnInvConfig": "methods",
     "DvoRAConfig": "methods",
+    "DynamicAdapterFusionConfig": "methods",
     "FullConfig": "methods",
     "Fuse": "composition",
     "HoulsbyConfig": "methods",
@@ -36,6 +38,7 @@ _WHERE = {
     "MAMConfig": "methods",
     "MTLLoRAConfig": "methods",
     "MethodConfig": "methods",
+    "MultiTask": "composition",
     "NoReftConfig": "methods",
     "NoneConfig": "methods",
     "ParBnConfig": "methods",
@@ -49,6 +52,7 @@ _WHERE = {
     "SeqBnInvConfig": "methods",
     "Split": "composition",
     "Stack": "composition",
+    "StaticAdapterFusionConfig": "methods",
     "UniPELTConfig": "methods",
     "VeraConfig": "methods",
     "init": "model",
@@ -72,11 +76,13 @@ if TYPE_CHECKING:
     from adaptrain.composition import Average as Average
     from adaptrain.composition import BatchSplit as BatchSplit
     from adaptrain.composition import Fuse as Fuse
+    from adaptrain.composition import MultiTask as MultiTask
     from adaptrain.composition import Parallel as Parallel
     from adaptrain.composition import Split as Split
     from adaptrain.composition import Stack as Stack
     from adaptrain.context import AdapterSetup as AdapterSetup
     from adaptrain.methods import AdapterConfig as AdapterConfig
+    from adaptrain.methods import AdapterFusionConfig as AdapterFusionConfig
     from adaptrain.methods import AdapterPlusConfig as AdapterPlusConfig
     from adaptrain.methods import BnConfig as BnConfig
     from adaptrain.methods import CompacterConfig as CompacterConfig
@@ -87,6 +93,7 @@ if TYPE_CHECKING:
     from adaptrain.methods import DoubleSeqBnConfig as DoubleSeqBnConfig
     from adaptrain.methods import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
     from adaptrain.methods import DvoRAConfig as DvoRAConfig
+    from adaptrain.methods import DynamicAdapterFusionConfig as DynamicAdapterFusionConfig
     from adaptrain.methods import FullConfig as FullConfig
     from adaptrain.methods import HoulsbyConfig as HoulsbyConfig
     from adaptrain.methods import IA3Config as IA3Config
@@ -105,6 +112,7 @@ if TYPE_CHECKING:
     from adaptrain.methods import ReftConfig as ReftConfig
     from adaptrain.methods import SeqBnConfig as SeqBnConfig
     from adaptrain.methods import SeqBnInvConfig as SeqBnInvConfig
+    from adaptrain.methods import StaticAdapterFusionConfig as StaticAdapterFusionConfig
     from adaptrain.methods import UniPELTConfig as UniPELTConfig
     from adaptrain.methods import VeraConfig as VeraConfig
     from adaptrain.model import AdaptedModel as AdaptedModel

@@ -55,6 +55,7 @@ class AutoAdapterModel:
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         if dtype is None and getattr(quantization_config, "load_in_4bit", False):
             dtype = quantization_config.bnb_4bit_compute_dtype  # bitsandbytes would cast the biases to it in place
+
         def load(kind: Any, **more: Any) -> tuple[PreTrainedModel, set[str]]:
             made, found = kind.from_pretrained(
                 str(name),
@@ -89,10 +90,9 @@ class AutoAdapterModel:
                 f"The base model '{name}' cannot be quantised with {kind} here: {_first_line(error)}"
             ) from error
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            few = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelError(
-                f"The base model '{name}' lacks weights, which would be random: {', '.join(sorted(missing)[:3])}{more}; "
-                "use a complete checkpoint"
+                f"The base model '{name}' lacks weights, which would be random: {few}; use a complete checkpoint"
             )
         return AdaptedModel(base, architecture)
 

@@ -85,16 +85,30 @@ def save(
     tensors = _own_tensors(model, own) if adapter.config.trains_base else adapter.tensors()
     write_tensors(folder / TENSORS, tensors)
     if with_head and (head is not None or own):
-        write_tensors(folder / HEAD_TENSORS, own if head is None else head.state_dict())
-        options = {"type": OWN, "model_class": type(model).__name__} if head is None else head.to_dict()
-        write_json(folder / HEAD_CONFIG, {"format": FORMAT, "name": adapter.name, "config": options})
+        save_head(folder, adapter.name, head, model)
     else:
         for name in (HEAD_CONFIG, HEAD_TENSORS):  # of an earlier adapter in this folder
             (folder / name).unlink(missing_ok=True)
+    config = {"format": FORMAT, "name": adapter.name, "config": adapter.config.to_dict()}
+    write_json(folder / CONFIG, config | origin(model, identity))
+
+
+def save_head(folder: Path, name: str, head: Head | None, model: PreTrainedModel) -> None:
+    """Write a head's files; of the base model's own head for None.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_tensors(folder / HEAD_TENSORS, own_head(model) if head is None else head.state_dict())
+    options = {"type": OWN, "model_class": type(model).__name__} if head is None else head.to_dict()
+    write_json(folder / HEAD_CONFIG, {"format": FORMAT, "name": name, "config": options})
+
+
+def origin(model: PreTrainedModel, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What files say of the base model and the versions that they were made with."""
     base = {**identity, "model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
     versions = {"adaptrain": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    config = {"format": FORMAT, "name": adapter.name, "config": adapter.config.to_dict()}
-    write_json(folder / CONFIG, config | {"base_model": base, "versions": versions})
+    return {"base_model": base, "versions": versions}
 
 
 def read_adapter_config(folder: Path) -> AdapterFile:
@@ -113,12 +127,19 @@ def read_adapter_config(folder: Path) -> AdapterFile:
         raise CheckpointError(f"{folder / CONFIG} has no key {error}") from None
     except (AdaptrainError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if not (folder / HEAD_CONFIG).exists():
-        return AdapterFile(name, config, base, None)
+    return AdapterFile(name, config, base, read_head_config(folder) if (folder / HEAD_CONFIG).exists() else None)
+
+
+def read_head_config(folder: Path) -> dict[str, Any]:
+    """What a folder says of its head.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     head = read_json(folder / HEAD_CONFIG).get("config")
     if not isinstance(head, dict):
         raise CheckpointError(f"{folder / HEAD_CONFIG} has no config")
-    return AdapterFile(name, config, base, head)
+    return head
 
 
 def load(
@@ -139,34 +160,42 @@ def load(
         foreign = adapterhub.read(folder, model, with_head)
         if foreign.head is not None:
             _refuse_named_head(folder, model)
-        return Loaded(
-            _make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites), foreign.head, None
-        )
+        return Loaded(make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites), foreign.head, None)
     file = read_adapter_config(folder)
-    _check_base(folder, file, model)
+    check_base(folder, file.base, model)
     tensors = read_tensors(folder / TENSORS)
     base = None
     if file.config.trains_base:
         base = tensors
         _fit(folder / TENSORS, tensors, _own_tensors(model, own_head(model)), "it is not this base model")
-    adapter = _make(folder, load_as or file.name, file.config, {} if base else tensors, sites)
+    adapter = make(folder, load_as or file.name, file.config, {} if base else tensors, sites)
     if not with_head or file.head is None:
         return Loaded(adapter, None, base)
-    head = read_tensors(folder / HEAD_TENSORS)
-    if file.head.get("type") == OWN:
-        _fit(folder / HEAD_TENSORS, head, own_head(model), f"its head is that of {file.head.get('model_class')}")
-        return Loaded(adapter, None, (base or {}) | head)
+    head, own = load_head(folder, file.head, model)
+    return Loaded(adapter, head, (base or {}) | own if own else base)
+
+
+def load_head(folder: Path, options: dict[str, Any], model: PreTrainedModel) -> tuple[Head | None, dict[str, Tensor]]:
+    """A named head from a folder; or the tensors of the base model's own.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not made for this model.
+    """
+    tensors = read_tensors(folder / HEAD_TENSORS)
+    if options.get("type") == OWN:
+        _fit(folder / HEAD_TENSORS, tensors, own_head(model), f"its head is that of {options.get('model_class')}")
+        return None, tensors
     _refuse_named_head(folder, model)
     try:
-        made = head_from_dict(file.head)
+        made = head_from_dict(options)
     except ConfigError as error:
         raise CheckpointError(f"{folder / HEAD_CONFIG}: {error}") from None
-    _fit(folder / HEAD_TENSORS, head, made.state_dict(), "its config says otherwise")
-    made.load_state_dict(head)
-    return Loaded(adapter, made, base)
+    _fit(folder / HEAD_TENSORS, tensors, made.state_dict(), "its config says otherwise")
+    made.load_state_dict(tensors)
+    return made, {}
 
 
-def _make(folder: Path, name: str, config: MethodConfig, tensors: Mapping[str, Tensor], sites: Sites) -> Adapter:
+def make(folder: Path, name: str, config: MethodConfig, tensors: Mapping[str, Tensor], sites: Sites) -> Adapter:
     """An adapter with a folder's tensors; a name that cannot be one is the caller's mistake, all else the folder's."""
     check_name(name)
     try:
@@ -238,8 +267,13 @@ def _fit(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], r
         raise CheckpointError(f"{path} does not fit, {reason}: {', '.join(wrong[:5])}{more}")
 
 
-def _check_base(folder: Path, file: AdapterFile, model: PreTrainedModel) -> None:
-    made_for, found = file.base, {"model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
+def check_base(folder: Path, made_for: Mapping[str, Any], model: PreTrainedModel) -> None:
+    """Refuse what was made for a base model of another shape.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    found = {"model_type": model.config.model_type, "hidden_size": _hidden_size(model)}
     for key, value in found.items():
         if made_for.get(key) != value:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Compositions: a tree of blocks over adapter names, and the one evaluator that runs it.
+"""Compositions: a tree of blocks over adapter names.
 
     Stack(a, b)            the output of a feeds b
     Fuse(a, b)             AdapterFusion over the outputs of a and b
@@ -6,9 +6,10 @@
     BatchSplit(a, b, …)    the first rows through a, the next through b
     Parallel(a, b)         the model's inputs are repeated, each copy goes through one child
     Average(a, b, …)       the weighted mean of the outputs of a and b
+    MultiTask(a, b)        each row through the child that its `task_ids` names
 
-A composition is parsed and checked once, when it is activated; evaluating it has nothing left to check. Leaves are
-adapter names, blocks are frozen and hashable, and `str(block)` is the expression that `parse` reads.
+Leaves are adapter names, blocks are frozen and hashable, and `str(block)` is the expression that `parse` reads. What a
+composition does to a state is in `adaptrain.evaluator`.
 
 Source: Poth et al. 2023, *Adapters*, section 3.3; Pfeiffer et al. 2021, *AdapterFusion*.
 """
@@ -16,14 +17,13 @@ Source: Poth et al. 2023, *Adapters*, section 3.3; Pfeiffer et al. 2021, *Adapte
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from keyword import iskeyword
-from typing import Any, ClassVar, TypeVar, Union
+from typing import Any, ClassVar, Union
 from unicodedata import normalize
 
-from adaptrain.errors import CompositionError, listed, unknown
-from adaptrain.state import State
+from adaptrain.errors import CompositionError, listed, nearest, unknown
 
 Composition = Union[str, "Block"]
 
@@ -86,7 +86,7 @@ class Fuse(Block):
     """Children side by side on the same state, put together by AdapterFusion.
 
     Args:
-        name: of the fusion layer; the comma-joined names of the children when None.
+        name: of the fusion; the comma-joined last adapters of the children when None.
     """
 
     name: str | None
@@ -95,28 +95,56 @@ class Fuse(Block):
         super().__init__(*children)
         object.__setattr__(self, "name", name)
 
+    @property
+    def fusion(self) -> str:
+        """The name of its fusion."""
+        return self.name or ",".join(last(child) for child in self.children)
+
 
 @dataclass(frozen=True, init=False)
 class _Sized(Block):
-    sizes: tuple[int, ...]
+    sizes: tuple[int | None, ...]
 
-    def __init__(self, *children: Composition, sizes: Sequence[int]) -> None:
+    def __init__(self, *children: Composition, sizes: Sequence[int | None]) -> None:
         super().__init__(*children)
-        if len(sizes) != len(self.children):
-            raise CompositionError(f"{type(self).__name__}: {len(sizes)} sizes for {len(self.children)} children")
-        if any(not isinstance(size, int) or size < 0 for size in sizes):
-            raise CompositionError(f"{type(self).__name__}: sizes are whole numbers from 0 up, not {list(sizes)}")
+        kind = type(self).__name__
+        if isinstance(sizes, str) or not isinstance(sizes, Sequence) or len(sizes) != len(self.children):
+            raise CompositionError(
+                f"{kind}: sizes is {sizes!r}; give one for each of the {len(self.children)} children"
+            )
+        if any(size is not None and (type(size) is not int or size < 0) for size in sizes):
+            raise CompositionError(
+                f"{kind}: sizes are whole numbers from 0 up, or None for the rest, not {list(sizes)}"
+            )
+        if sizes.count(None) > 1:
+            raise CompositionError(f"{kind}: sizes is {list(sizes)}; only one of them can be the rest (None)")
         object.__setattr__(self, "sizes", tuple(sizes))
+
+    def shares(self, whole: int, unit: str) -> list[int]:
+        """How many of `whole` each child gets.
+
+        Args:
+            unit: what is shared, for the message.
+
+        Raises:
+            CompositionError: the sizes do not sum up to it.
+        """
+        given = sum(size for size in self.sizes if size is not None)
+        if given > whole or (given < whole and None not in self.sizes):
+            raise CompositionError(
+                f"{self} divides {given} {unit}, and there are {whole}; correct sizes (None takes the rest)"
+            )
+        return [whole - given if size is None else size for size in self.sizes]
 
 
 @dataclass(frozen=True, init=False)
 class Split(_Sized):
-    """Children on consecutive positions; `sizes` positions each."""
+    """Children on consecutive positions; `sizes` positions each, None for the rest."""
 
 
 @dataclass(frozen=True, init=False)
 class BatchSplit(_Sized):
-    """Children on consecutive rows; `sizes` rows each."""
+    """Children on consecutive rows; `sizes` rows each, None for the rest."""
 
 
 @dataclass(frozen=True, init=False)
@@ -148,90 +176,84 @@ class Average(Block):
         return self.options() | ({} if self.weights is None else {"normalize_weights": False})
 
 
+@dataclass(frozen=True, init=False)
+class MultiTask(Block):
+    """Children on the rows that the forward's `task_ids` name: whole numbers that count the children, or their names
+    (of a block: its last adapter's)."""
+
+
 del BLOCKS["_sized"]
 
-S = TypeVar("S", bound=State)
 
-
-def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Callable[[Fuse, S, list[S]], S]) -> S:
-    """Run a composition over a state: the only interpreter of compositions in the program.
-
-    Args:
-        tree: the composition, pruned to the adapters that have a unit here.
-        state: what flows at this point; divided and joined along rows and positions.
-        apply: one adapter on one state.
-        fuse: AdapterFusion of the children's outputs; methods that have none raise at activation, not here.
-    """
-    if isinstance(tree, str):
-        return apply(tree, state)
-    run = [lambda piece, child=child: evaluate(child, piece, apply, fuse) for child in tree.children]
-    match tree:
-        case Stack():
-            for child in run:
-                state = child(state)
-            return state
-        case Parallel():
-            pieces = state.split_rows([state.rows // len(run)] * len(run))
-            return state.join_rows([child(piece) for child, piece in zip(run, pieces, strict=True)])
-        case BatchSplit():
-            pieces = state.split_rows(tree.sizes)
-            return state.join_rows([child(piece) for child, piece in zip(run, pieces, strict=True)])
-        case Split():
-            if sum(tree.sizes) != state.positions:
-                raise CompositionError(
-                    f"{tree} divides {sum(tree.sizes)} positions, and there are {state.positions}; correct sizes, or "
-                    "pad the batch to their sum"
-                )
-            pieces = state.split_positions(tree.sizes)
-            return state.join_positions([child(piece) for child, piece in zip(run, pieces, strict=True)])
-        case Average():
-            return state.weigh([child(state) for child in run], tree.weights or [1 / len(run)] * len(run))
-        case Fuse():
-            return fuse(tree, state, [child(state) for child in run])
-        case _:
-            raise CompositionError(f"{type(tree).__name__} is not a block that can be evaluated")
-
-
-def prune(tree: Composition, present: Callable[[str], bool]) -> Composition | None:
-    """The composition without the adapters that have no unit at a point; None where nothing is left to do.
-
-    Blocks that give each child a share of the state keep their place for a missing child as an empty stack, so that
-    the shares stay where they are.
-    """
-    if isinstance(tree, str):
-        return tree if present(tree) else None
-    children = [prune(child, present) for child in tree.children]
-    if all(child is None for child in children):
-        return None
-    if isinstance(tree, Stack):
-        kept = [child for child in children if child is not None]
-        return kept[0] if len(kept) == 1 else Stack(*kept)
-    return _with_children(tree, [PASS if child is None else child for child in children])
-
-
-def mirror(tree: Composition) -> Composition:
-    """The composition that undoes what this one does: stacks in reverse order."""
-    if isinstance(tree, str):
-        return tree
-    children = [mirror(child) for child in tree.children]
-    return _with_children(tree, children[::-1] if isinstance(tree, Stack) else children)
-
-
-def _with_children(tree: Block, children: Sequence[Composition]) -> Block:
+def with_children(tree: Block, children: Sequence[Composition]) -> Block:
+    """The same block over other children."""
     copy = object.__new__(type(tree))
     for key, value in (tree.options() | {"children": tuple(children)}).items():
         object.__setattr__(copy, key, value)
     return copy
 
 
-PASS: Stack = object.__new__(Stack)
-"""The identity: a stack of nothing. Users cannot make it; pruning does."""
-object.__setattr__(PASS, "children", ())
-
-
 def names(tree: Composition | None) -> tuple[str, ...]:
     """The adapters of a composition, left to right, each once."""
     return tuple(dict.fromkeys(_leaves(tree)))
+
+
+def last(tree: Composition) -> str:
+    """The adapter that acts last; of several side by side, the last one."""
+    return tree if isinstance(tree, str) else last(tree.children[-1])
+
+
+Rows = Sequence[int]
+Tasks = Sequence[int] | None
+
+
+def divide(block: Block, rows: Rows, tasks: Tasks) -> list[tuple[Rows, Tasks]]:
+    """The rows that each child of a block gets, and their tasks: all of them where it does not divide rows.
+
+    Raises:
+        CompositionError: the sizes of a BatchSplit do not sum up to the rows.
+    """
+    count = len(block.children)
+    if isinstance(block, MultiTask):
+        assert tasks is not None
+        chosen = [[at for at, task in enumerate(tasks) if task == index] for index in range(count)]
+        return [([rows[at] for at in those], [tasks[at] for at in those]) for those in chosen]
+    if not isinstance(block, Parallel | BatchSplit):
+        return [(rows, tasks)] * count
+    sizes = block.shares(len(rows), "rows") if isinstance(block, BatchSplit) else [len(rows) // count] * count
+    parts = [slice(sum(sizes[:index]), sum(sizes[: index + 1])) for index in range(count)]
+    return [(rows[part], None if tasks is None else tasks[part]) for part in parts]
+
+
+def ends(tree: Composition) -> list[str | None]:
+    """For each branch of rows that a composition ends in, the name that its head has: that of the adapter or the fusion
+    it ends in, None for other blocks."""
+    match tree:
+        case str():
+            return [tree]
+        case Stack():
+            return ends(tree.children[-1])
+        case Fuse():
+            return [tree.fusion]
+        case Parallel() | BatchSplit() | MultiTask():
+            return [name for child in tree.children for name in ends(child)]
+        case _:
+            return [None]
+
+
+def outlets(tree: Composition, rows: Rows, tasks: Tasks) -> list[list[int]]:
+    """The rows that come out of each branch of `ends`.
+
+    Args:
+        rows: that go in, as they are numbered in what the model is given, repetitions for Parallel included.
+        tasks: of each of these rows, where there is a MultiTask.
+    """
+    if isinstance(tree, Stack):
+        return outlets(tree.children[-1], rows, tasks)
+    if not isinstance(tree, Parallel | BatchSplit | MultiTask):
+        return [list(rows)]
+    shares = zip(tree.children, divide(tree, rows, tasks), strict=True)
+    return [found for child, share in shares for found in outlets(child, *share)]
 
 
 def blocks(tree: Composition | None) -> Iterator[Block]:
@@ -250,16 +272,20 @@ def width(tree: Composition | None) -> int:
     return len(tree.children) * inner if isinstance(tree, Parallel) else inner
 
 
-def check(tree: Composition | None, known: Sequence[str]) -> None:
-    """Refuse names that are not among `known`.
+def check(tree: Composition | None, known: Sequence[str], fusions: Sequence[str] = ()) -> None:
+    """Refuse adapters that are not among `known`, and fusions that are not among `fusions`.
 
     Raises:
-        CompositionError: names the first unknown adapter, the composition, and the nearest known name.
+        CompositionError: names the first unknown one, the composition, and the nearest known name.
     """
+    place = f"{tree}: " if isinstance(tree, Block) else ""
     for name in names(tree):
         if name not in known:
-            place = f"{tree}: " if isinstance(tree, Block) else ""
             raise CompositionError(place + unknown("adapter", name, known, "The model has"))
+    for block in blocks(tree):
+        if isinstance(block, Fuse) and block.fusion not in fusions:
+            near = unknown("fusion", block.fusion, fusions, "The model has")
+            raise CompositionError(f"{place}{near}. add_adapter_fusion({str(block)!r}) makes one")
 
 
 def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | None) -> Composition | None:
@@ -302,7 +328,7 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             return name
         case ast.Call(func=ast.Name(id=word), args=children, keywords=options):
             try:
-                given = {option.arg or "**": ast.literal_eval(option.value) for option in options}
+                given = {option.arg or "**": _value(option.value) for option in options}
             except ValueError:
                 raise CompositionError(f"Options in {text!r} must be plain numbers, lists or words") from None
             return _make(word, [_from_node(child, text) for child in children], given)
@@ -311,10 +337,22 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             raise CompositionError(f"{part!r} in {text!r} is neither an adapter name nor a block")
 
 
+def _value(node: ast.expr) -> Any:
+    """A number, a word, None (YAML's null), or a list of such.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    return None if isinstance(node, ast.Name) and node.id == "null" else ast.literal_eval(node)
+
+
 def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
     words = [key for key in mapping if str(key).lower() in BLOCKS]
     if len(words) != 1:
-        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}")
+        near = next((near for key in mapping if (near := nearest(str(key), BLOCKS))), "")
+        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}{near}")
     children = mapping[words[0]]
     if isinstance(children, str) or not isinstance(children, Sequence):
         raise CompositionError(f"{words[0]}: needs a list of children, not {children!r}")
@@ -330,7 +368,9 @@ def _make(word: str, children: Sequence[Any], options: Mapping[str, Any]) -> Blo
         return block(*children, **options)
     except TypeError:
         legal = [f.name for f in fields(block) if f.name != "children"]
-        raise CompositionError(f"{word}() takes the options {listed(legal)}, not {listed(options)}") from None
+        near = next((near for key in options if key not in legal and (near := nearest(key, legal))), "")
+        said = f"{word}() takes the options {listed(legal)}, and is given {listed(options)}{near}"
+        raise CompositionError(said) from None
 
 
 def _simplify(tree: Composition) -> Composition:
@@ -340,7 +380,7 @@ def _simplify(tree: Composition) -> Composition:
     weighted = isinstance(tree, Average) and tree.weights not in (None, (1.0,))
     if len(children) == 1 and not isinstance(tree, Fuse) and not weighted:
         return children[0]
-    return _with_children(tree, children)
+    return with_children(tree, children)
 
 
 def _leaves(tree: Composition | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ recorded back in force there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +83,11 @@ class Records:
         found = scores.detach().float().cpu().numpy()
         here[place] = np.concatenate([here[place], found], -1) if place in here else found
 
+    def fusion(self, attentions: Tensor) -> None:
+        """Keep the attentions of the fusion that is running."""
+        name, layer, place = self.place
+        self.fusions.setdefault(name, {}).setdefault(layer, {})[place] = attentions.detach().float().cpu().numpy()
+
 
 class Forward:
     """One pass through the model.
@@ -96,10 +101,11 @@ class Forward:
         tokens: stack → which of its positions are tokens.
         depth: how many entry modules of the owner are running, one inside the other.
         records: what the caller wants to be told beside the outputs, or None.
+        tasks: of each row, for MultiTask.
         before: the forward that was in force when this one began.
     """
 
-    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "records", "taken", "tokens")
+    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "records", "taken", "tasks", "tokens")
 
     def __init__(self, owner: object, plan: Mapping[Any, Composition], entrance: object = None) -> None:
         self.owner = owner
@@ -110,6 +116,7 @@ class Forward:
         self.tokens: dict[str, Tokens] = {}
         self.depth = 1
         self.records = _local.records
+        self.tasks: tuple[int, ...] | None = None
         self.before = _local.forward
 
     @contextmanager
@@ -131,27 +138,30 @@ class _Local(threading.local):
         self.records: Records | None = None
         self.prompt: int | None = None
         self.repeats = False
+        self.tasks: Sequence[int | str] | None = None
 
 
 _local = _Local()
 
 
 class AdapterSetup:
-    """Override the active composition, and the active head, inside a `with` block of this thread.
+    """Override the active composition and heads inside a `with` block of this thread.
 
     `AdapterSetup(None)` is the base model.
 
     Args:
         composition: a name, a block, an expression, or None.
-        head_setup: name of a head; None keeps the active one.
+        head_setup: name of a head, or of one for each branch; None takes those that bear the composition's names, and
+            the active ones where there are none.
 
     Raises:
-        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter that is named.
+        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter or head that is
+            named.
     """
 
-    def __init__(self, composition: Any, head_setup: str | None = None) -> None:
+    def __init__(self, composition: Any, head_setup: str | Sequence[str] | None = None) -> None:
         self.composition: Composition | None = parse(composition)
-        self.head = head_setup
+        self.heads = head_setup if head_setup is None or isinstance(head_setup, str) else tuple(head_setup)
 
     def __enter__(self) -> AdapterSetup:
         _local.setups = (*_local.setups, self)
@@ -170,6 +180,22 @@ def recording(records: Records | None) -> Iterator[None]:
         yield
     finally:
         _local.records = before
+
+
+@contextmanager
+def routing(tasks: Sequence[int | str] | None) -> Iterator[None]:
+    """Say which task each row of the forwards inside has, for MultiTask."""
+    before = _local.tasks
+    _local.tasks = tasks
+    try:
+        yield
+    finally:
+        _local.tasks = before
+
+
+def current_tasks() -> Sequence[int | str] | None:
+    """The task of each row; None where nobody has said."""
+    return _local.tasks
 
 
 @contextmanager
@@ -199,6 +225,13 @@ def record_gate(scores: Tensor) -> None:
     forward = _local.forward
     if forward is not None and forward.records is not None:
         forward.records.gate(scores)
+
+
+def record_fusion(attentions: Tensor) -> None:
+    """Keep a fusion's attentions, (rows, positions, adapters), where the caller of this forward has asked for them."""
+    forward = _local.forward
+    if forward is not None and forward.records is not None:
+        forward.records.fusion(attentions)
 
 
 def current_setup() -> AdapterSetup | None:

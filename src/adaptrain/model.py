@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name, key_of
 from adaptrain.architectures import Architecture
+from adaptrain.averaging import WithAverages
 from adaptrain.composition import Composition, names, parse, width
-from adaptrain.context import Records, current_setup, generating, recording
+from adaptrain.context import Records, current_setup, current_tasks, generating, recording, routing
 from adaptrain.embeddings import DEFAULT, WithEmbeddings
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
+from adaptrain.fusions import WithFusions
 from adaptrain.methods import MethodConfig, read_config
 from adaptrain.prediction import WithHeads
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
@@ -28,7 +30,7 @@ from adaptrain.weights import WithWeights
 _REFUSED = {"save_pretrained", "push_to_hub"}
 
 
-class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
+class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbeddings, WithFiles):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
@@ -82,24 +84,31 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
     def forward(
         self,
         *args: Any,
-        labels: Tensor | None = None,
+        labels: Any = None,
+        task_ids: Sequence[int | str] | Tensor | None = None,
         output_adapter_gating_scores: bool = False,
         output_adapter_fusion_attentions: bool = False,
         **inputs: Any,
     ) -> Any:
-        """Run the base model under the active composition, and the active head on what it returns.
+        """Run the base model under the active composition, and the active heads on what it returns.
 
         Args:
-            labels: given to the head; to the base model where no head is active.
+            labels: given to the heads; to the base model where no head is active. Of several heads also a sequence, or
+                a mapping from their names, with the labels of each one's own rows.
+            task_ids: for MultiTask: the number or the name of a child for each row.
             output_adapter_gating_scores: also return `adapter_gating_scores`: adapter → layer → place → array
                 (rows, gates); -1 is the layer of what belongs to none.
             output_adapter_fusion_attentions: also return `adapter_fusion_attentions`: fusion → layer → place → array
                 (rows, positions, adapters); empty where no fusion is active.
+
+        Returns:
+            what the base model or the head returns; a `MultiHeadOutput` where each branch has a head. In training its
+            loss includes the fusions' regularisation.
         """
         if output_adapter_gating_scores or output_adapter_fusion_attentions:
             records = Records()
             with recording(records):
-                outputs = self.forward(*args, labels=labels, **inputs)
+                outputs = self.forward(*args, labels=labels, task_ids=task_ids, **inputs)
             found = {"adapter_gating_scores": records.gates} if output_adapter_gating_scores else {}
             if output_adapter_fusion_attentions:
                 found["adapter_fusion_attentions"] = records.fusions
@@ -108,17 +117,23 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
             for key, value in found.items():
                 setattr(outputs, key, value)
             return outputs
-        head = self.head_in_force()
-        if head is None:
-            given = inputs if labels is None else inputs | {"labels": labels}
-            return self.base_model(*args, **given)
-        inputs |= dict(zip(self._positional, args, strict=False)) | {"return_dict": True}
-        if self.architecture.pooling == "last":
-            inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads
-        return head(self.base_model(**inputs), inputs, labels)
+        with routing(current_tasks() if task_ids is None else _tasks(task_ids)):
+            tree, heads = self.in_force()
+            if heads is None:
+                given = inputs if labels is None else inputs | {"labels": labels}
+                return self._regularised(tree, self.base_model(*args, **given))
+            inputs |= dict(zip(self._positional, args, strict=False)) | {"return_dict": True}
+            if self.architecture.pooling == "last":
+                inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads
+            return self._regularised(tree, self._predict(tree, heads, inputs, labels))
 
-    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, task_ids: Sequence[int | str] | Tensor | None = None, **options: Any
+    ) -> Any:
         """`generate` of the base model, under the active composition, with the active embeddings' own padding and end.
+
+        Args:
+            task_ids: for MultiTask: the number or the name of a child for each row.
 
         Raises:
             UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for.
@@ -136,7 +151,8 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
         text = next((each for each in given if each is not None), None)
         options = repeated(options | {"inputs": inputs}, width(tree))
         inputs = options.pop("inputs")
-        with generating(1 if text is None else text.shape[1]):
+        routed = routing(current_tasks() if task_ids is None else _tasks(task_ids))
+        with routed, generating(1 if text is None else text.shape[1]):
             return model.generate(inputs, **options)
 
     # ---- adapters
@@ -227,25 +243,26 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
     def set_active_adapters(self, composition: Any) -> None:
         """Activate a composition: a name, a block, an expression, a mapping, or None for the base model.
 
-        A merged adapter is taken out of the base weights first. A head that bears the name of the last adapter becomes
-        active too.
+        A merged adapter is taken out of the base weights first. Heads that bear the names of what the composition ends
+        in become active too: one, or one for each branch of Parallel, BatchSplit and MultiTask.
 
         Raises:
-            CompositionError: it cannot be read, or names an adapter that the model does not have.
-            UnsupportedError: a block that this version does not run.
+            CompositionError: it cannot be read, or names an adapter or a fusion that the model does not have.
+            UnsupportedError: a block that has no meaning for its adapters.
         """
         tree = parse(composition)
         self.sites.accept(tree)
         self.sites.unmerge()
         self.sites.active = tree
         self.sites.forget()
-        if tree is not None and key_of(names(tree)[-1]) in self.heads:
-            self.active_head = names(tree)[-1]
+        self._active_head = self._follow(tree) or self._active_head
 
     def train_adapter(self, composition: Any, train_embeddings: bool = False) -> None:
-        """Freeze everything but the adapters of a composition and the head of its last one, and activate it.
+        """Freeze everything but the adapters of a composition and its heads, and activate it.
 
-        A head of the base model itself stays trainable, unless it is the output embedding.
+        Heads train that bear the names of what the composition ends in; where it ends in no adapter and no head has its
+        name, the active one; and a head of the base model itself, unless it is the output embedding. A fusion stays as
+        it is; `train_adapter_fusion` trains it.
 
         Args:
             train_embeddings: train the active embeddings too, which `add_embeddings` has added.
@@ -269,8 +286,8 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
             adapter.requires_grad_(True)
             if adapter.config.trains_base:
                 self.base_model.requires_grad_(True)
-        if chosen and key_of(chosen[-1].name) in self.heads:
-            self.heads[key_of(chosen[-1].name)].requires_grad_(True)
+        for head in self._own_heads(self.sites.active):
+            head.requires_grad_(True)
         for parameter in own:
             parameter.requires_grad_(True)
         if train_embeddings:
@@ -292,12 +309,13 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
         return 1.0
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """CPU copies of all that trains: what a best checkpoint keeps."""
-        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trainable_parameters()}
+        """CPU copies of all that training changes: what a best checkpoint keeps."""
+        changed = dict(self.trainable_parameters()) | dict(self.fusions.named_buffers("fusions"))
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in changed.items()}
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trainable_state` returned."""
-        current = dict(self.trainable_parameters())
+        current = dict(self.trainable_parameters()) | dict(self.fusions.named_buffers("fusions"))
         with torch.no_grad():
             for name, tensor in state.items():
                 current[name].copy_(tensor)
@@ -343,6 +361,10 @@ class AdaptedModel(WithHeads, WithWeights, WithEmbeddings, WithFiles):
         except ValueError:
             kind = model.config.model_type
             raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
+
+
+def _tasks(task_ids: Sequence[int | str] | Tensor) -> Sequence[int | str]:
+    return task_ids.tolist() if isinstance(task_ids, Tensor) else task_ids
 
 
 def init(

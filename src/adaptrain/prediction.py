@@ -1,19 +1,65 @@
-"""Named prediction heads on a bare base model, and which of them is in force."""
+"""Named prediction heads on a bare base model, which of them are in force, and what they make of its outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
 from adaptrain.architectures import Architecture
-from adaptrain.context import current_setup
-from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
+from adaptrain.composition import Composition, ends, outlets, width
+from adaptrain.context import current_setup, current_tasks
+from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
 from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
-from adaptrain.sites import Sites
+from adaptrain.sites import Sites, repeated, resolve, rows_of, taken
+
+Heads = str | tuple[str | None, ...] | None
+"""A head for all rows, one for each branch of the composition, or none. In a tuple, None stands for a branch that has
+no head of its name."""
+
+
+@dataclass
+class MultiHeadOutput(ModelOutput):
+    """What several heads say, one for each branch of the composition; an index or a head's name gives one of them.
+
+    Attributes:
+        loss: Σ of the heads' losses, of those that have rows and labels.
+        head_outputs: of each head, on its own rows.
+        heads: their names.
+        rows: of each head, as numbered in the batch; Parallel's heads have all of them.
+    """
+
+    loss: Tensor | None = None
+    head_outputs: tuple[Any, ...] = ()
+    heads: tuple[str, ...] = ()
+    rows: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Not the inherited one, which looks for tensors in what may be no tensor."""
+
+    @property
+    def logits(self) -> tuple[Tensor, ...]:
+        """Of each head."""
+        return tuple(output.logits for output in self.head_outputs)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            return self.head_outputs[key]
+        if isinstance(key, str) and key in self.heads:
+            return self.head_outputs[self.heads.index(key)]
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.head_outputs)
+
+    def __len__(self) -> int:
+        return len(self.head_outputs)
 
 
 class WithHeads(nn.Module):
@@ -26,7 +72,7 @@ class WithHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.ModuleDict()
-        self._active_head: str | None = None
+        self._active_head: Heads = None
 
     def add_classification_head(
         self,
@@ -114,15 +160,14 @@ class WithHeads(nn.Module):
         return [str(head.name) for head in self.heads.values()]
 
     @property
-    def active_head(self) -> str | None:
-        """The head whose prediction the next forward returns; None returns the base model's outputs."""
+    def active_head(self) -> Heads:
+        """The head whose prediction the next forward returns, or one for each branch of the composition; None returns
+        the base model's outputs."""
         return self._active_head
 
     @active_head.setter
-    def active_head(self, name: str | None) -> None:
-        if name is not None:
-            self._known(name)
-        self._active_head = name
+    def active_head(self, heads: str | Sequence[str] | None) -> None:
+        self._active_head = self._checked(heads)
 
     def delete_head(self, name: str) -> None:
         """Remove a head.
@@ -132,16 +177,115 @@ class WithHeads(nn.Module):
         """
         self._known(name)
         del self.heads[key_of(name)]
-        if self._active_head == name:
+        active = (self._active_head,) if isinstance(self._active_head, str) else self._active_head or ()
+        if name in active:
             self._active_head = None
 
-    def head_in_force(self) -> nn.Module | None:
-        """The head that the next forward runs: the one of an `AdapterSetup`, or the active one."""
-        setup = current_setup()
-        name = self._active_head if setup is None or setup.head is None else setup.head
-        return None if name is None else self._known(name)
+    def _follow(self, tree: Composition | None) -> Heads:
+        """The heads that bear the names of a composition's ends; None where there is none."""
+        names = [] if tree is None else ends(tree)
+        found = tuple(name if name is not None and key_of(name) in self.heads else None for name in names)
+        if not any(found):
+            return None
+        return found[0] if len(found) == 1 else found
 
-    def _known(self, name: str) -> nn.Module:
+    def _own_heads(self, tree: Composition | None) -> list[Head]:
+        """The heads that train with a composition: never those of adapters that are not its ends."""
+        found = self._follow(tree)
+        if found is None and tree is not None and not set(ends(tree)) & self.sites.methods.keys():
+            found = self._active_head
+        names = (found,) if isinstance(found, str) else found or ()
+        return [self._known(name) for name in names if name is not None]
+
+    def in_force(self) -> tuple[Composition | None, Heads]:
+        """The composition and the heads that the next forward runs: those of an `AdapterSetup`, or the active ones."""
+        setup = current_setup()
+        if setup is None:
+            return self.sites.active, self._active_head
+        heads = self._checked(setup.heads) or self._follow(setup.composition) or self._active_head
+        return setup.composition, heads
+
+    def _checked(self, heads: str | Sequence[str] | None) -> Heads:
+        if heads is None or isinstance(heads, str):
+            return None if heads is None else str(self._known(heads).name)
+        return tuple(str(self._known(name).name) for name in heads)
+
+    def _known(self, name: str) -> Head:
         if key_of(name) not in self.heads:
             raise AdapterNameError(unknown("head", name, self._head_names(), "The model has"))
-        return self.heads[key_of(name)]
+        head = self.heads[key_of(name)]
+        assert isinstance(head, Head)
+        return head
+
+    def _predict(
+        self, tree: Composition | None, heads: str | tuple[str | None, ...], inputs: dict[str, Any], labels: Any
+    ) -> Any:
+        """Run the base model and the heads on what it returns.
+
+        Args:
+            labels: of the batch's rows; of several heads also a sequence or a mapping with those of each.
+        """
+        times = width(tree)
+        given, batch = repeated(inputs, times), rows_of(inputs)
+        if isinstance(heads, str):
+            head = self._known(heads)
+            told = labels if times == 1 or labels is None else labels.repeat(times, *[1] * (labels.dim() - 1))
+            return head(self.base_model(**inputs), given, told)
+        names = _complete(tree, heads)
+        assert tree is not None
+        if any(isinstance(self._known(name), MaskedLMHead) for name in names) and self.sites.inverted(tree):
+            raise UnsupportedError(
+                f"{tree} changes the embeddings, which a masked_lm head undoes for all rows together, not for one "
+                "branch of several; set active_head to one name"
+            )
+        tasks = resolve(tree, current_tasks())
+        rows = outlets(tree, range(batch * times), None if tasks is None else tasks * times)
+        each = _labels(labels, names, [[row % batch for row in share] for share in rows])
+        whole = self.base_model(**inputs)
+        found = []
+        for name, share, own in zip(names, rows, each, strict=True):
+            own = own if share else None
+            outputs = taken(whole, batch * times, share)
+            found.append(self._known(name)(outputs, taken(given, batch * times, share), own))
+        losses = [output.loss for output in found if output.loss is not None]
+        return MultiHeadOutput(
+            loss=torch.stack(losses).sum() if losses else None,
+            head_outputs=tuple(found),
+            heads=names,
+            rows=tuple(tuple(row % batch for row in share) for share in rows),
+        )
+
+
+def _complete(tree: Composition | None, heads: tuple[str | None, ...]) -> tuple[str, ...]:
+    """The names of the heads.
+
+    Raises:
+        CompositionError: there is not one for each branch.
+    """
+    branches = [None] if tree is None else ends(tree)
+    if len(heads) != len(branches):
+        raise CompositionError(
+            f"{len(heads)} heads are active ({listed(heads)}), and {tree or 'no composition'} has {len(branches)} "
+            "branches; give one head for each, or one name for all rows"
+        )
+    if missing := [str(branch) for branch, head in zip(branches, heads, strict=True) if head is None]:
+        raise CompositionError(
+            f"{tree}: there is a head for {listed(head for head in heads if head)}, and none for {listed(missing)}; "
+            "add one of that name, or set active_head"
+        )
+    return tuple(head for head in heads if head is not None)
+
+
+def _labels(labels: Any, names: tuple[str, ...], rows: Sequence[Sequence[int]]) -> list[Any]:
+    """The labels of each head."""
+    if isinstance(labels, Mapping):
+        if strange := [str(key) for key in labels if key not in names]:
+            raise CompositionError(unknown("head", strange[0], names, "Labels are for the active heads, which are"))
+        return [labels.get(name) for name in names]
+    if isinstance(labels, list | tuple):
+        if len(labels) != len(names):
+            raise CompositionError(f"There are labels for {len(labels)} heads, and {len(names)} are active")
+        return list(labels)
+    if labels is None:
+        return [None] * len(names)
+    return [labels[torch.tensor(share, dtype=torch.long, device=labels.device)] for share in rows]

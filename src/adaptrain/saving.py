@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from adaptrain import checkpoint
+from adaptrain import checkpoint, composed
 from adaptrain.adapter import Adapter, key_of
-from adaptrain.errors import UnsupportedError
+from adaptrain.composition import Composition, Fuse, parse
+from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.heads import Head
 from adaptrain.sites import Sites
 
@@ -22,6 +23,7 @@ class WithFiles(nn.Module):
     sites: Sites
     heads: nn.ModuleDict
     identity: dict[str, Any]
+    _active_head: Any
 
     def get_adapter(self, name: str) -> Adapter:
         raise NotImplementedError
@@ -33,6 +35,18 @@ class WithFiles(nn.Module):
         raise NotImplementedError
 
     def set_active_adapters(self, composition: Any) -> None:
+        raise NotImplementedError
+
+    def get_fusion(self, name: str) -> Adapter:
+        raise NotImplementedError
+
+    def _put_fusion(self, fusion: Adapter) -> None:
+        raise NotImplementedError
+
+    def _follow(self, tree: Composition | None) -> Any:
+        raise NotImplementedError
+
+    def _known(self, name: str) -> Head:
         raise NotImplementedError
 
     @property
@@ -77,6 +91,88 @@ class WithFiles(nn.Module):
         if set_active:
             self.set_active_adapters(loaded.adapter.name)
         return loaded.adapter.name
+
+    def save_adapter_fusion(self, save_directory: str | Path, name: str) -> None:
+        """Write a fusion to a folder, without its adapters (`adaptrain.composed`)."""
+        composed.save_fusion(Path(save_directory), self.get_fusion(name), self.base_model, self.identity)
+
+    def load_adapter_fusion(self, path: str | Path, load_as: str | None = None, set_active: bool = False) -> str:
+        """Load a fusion from a folder. Nothing loads partly.
+
+        Args:
+            load_as: the name it gets; its own when None.
+            set_active: activate it over the adapters that its name joins by commas.
+
+        Returns:
+            The fusion's name.
+
+        Raises:
+            CheckpointError: missing, unreadable, or not made for this model.
+        """
+        fusion = composed.load_fusion(Path(path), self.base_model, self.sites, load_as)
+        self._put_fusion(fusion)
+        if set_active:
+            self.set_active_adapters(Fuse(*fusion.name.split(","), name=fusion.name))
+        return fusion.name
+
+    def save_composition(self, save_directory: str | Path, composition: Any = None) -> None:
+        """Write a composition to one folder: its adapters, fusions and heads, and how they go together
+        (`adaptrain.composed`). Embeddings are not in it (`save_embeddings`).
+
+        Args:
+            composition: the active one when None.
+
+        Raises:
+            CompositionError: there is none, or it names what the model does not have.
+            OutputError: the folder cannot be written.
+        """
+        tree = self.sites.active if composition is None else parse(composition)
+        if tree is None:
+            raise CompositionError("No composition is active; give one to save, or activate one first")
+        self.sites.accept(tree)
+        found = self._follow(tree) or self._active_head
+        active = tuple(name for name in found if name) if isinstance(found, tuple) else found
+        adapters, fusions = composed.members(tree)
+        composed.save(
+            Path(save_directory),
+            tree,
+            [self.get_adapter(name) for name in adapters],
+            [self.get_fusion(name) for name in fusions],
+            [self._known(name) for name in ((active,) if isinstance(active, str) else active or ())],
+            active,
+            self.base_model,
+            self.identity,
+        )
+
+    def load_composition(self, path: str | Path, set_active: bool = True, with_head: bool = True) -> Composition:
+        """Load all of a composition from a folder. Nothing loads partly; adapters, fusions and heads of the same names
+        are replaced.
+
+        Returns:
+            The composition.
+
+        Raises:
+            CheckpointError: missing, unreadable, or not made for this model; the model is left as it was.
+        """
+        found = composed.load(Path(path), self.base_model, self.sites, with_head)
+        for loaded in found.adapters:
+            self._put(loaded.adapter)
+            if loaded.base is not None:
+                self.base_model.load_state_dict(loaded.base, strict=False)
+        for fusion in found.fusions:
+            self._put_fusion(fusion)
+        for name, head in found.heads.items():
+            self.add_head(name, head, overwrite_ok=True)
+        if found.own:
+            self.base_model.load_state_dict(dict(found.own), strict=False)
+        if set_active:
+            self.set_active_adapters(found.tree)
+            if found.active is not None:
+                self._active_head = found.active
+        return found.tree
+
+    save_adapter_setup, load_adapter_setup = save_composition, load_composition
+    """Their names in the reference library."""
 
     def set_base_identity(self, name: str | None, revision: str | None, fingerprint: str | None) -> None:
         """Say where the base model came from; saved beside every adapter."""

@@ -24,10 +24,15 @@ class State:
 
     `carried` names the fields that a method reads but never changes: they follow a split, and are taken from the whole
     again at a join.
+
+    Attributes:
+        tasks: of each row, where a MultiTask is in force.
     """
 
     positions_axis: ClassVar[int] = 1
     carried: ClassVar[frozenset[str]] = frozenset()
+
+    tasks: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -39,7 +44,24 @@ class State:
 
     def split_rows(self, sizes: Sequence[int]) -> list[Self]:
         """Consecutive pieces along the rows."""
-        return self._split(sizes, 0)
+        pieces = self._split(sizes, 0)
+        if self.tasks is None:
+            return pieces
+        ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+        shares = [self.tasks[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        return [dataclasses.replace(piece, tasks=share) for piece, share in zip(pieces, shares, strict=True)]
+
+    def take_rows(self, order: Sequence[int]) -> Self:
+        """The rows in another order."""
+        rows = self.rows
+
+        def taken(tensor: Tensor) -> Tensor:
+            if tensor.shape[0] != rows:
+                return tensor
+            return tensor.index_select(0, torch.tensor(order, dtype=torch.long, device=tensor.device))
+
+        tasks = None if self.tasks is None else tuple(self.tasks[row] for row in order)
+        return dataclasses.replace(self, **{key: taken(each) for key, each in self._tensors().items()}, tasks=tasks)
 
     def split_positions(self, sizes: Sequence[int]) -> list[Self]:
         """Consecutive pieces along the positions."""

@@ -17,9 +17,17 @@ _LITERALS = {
     "trainer.device": ("auto", "cpu", "cuda", "mps"),
     "trainer.gradient_checkpointing": ("true", "false"),
     "trainer.group_by_length": ("true", "false"),
+    "composition": ("stack(", "fuse(", "split(", "batchsplit(", "parallel(", "multitask(", "average("),
+    "fusion": ("dynamic", "static"),
     "model.attention": ("auto", "sdpa", "eager"),
     "model.quantize": ("bnb_4bit", "bnb_8bit", "ao_int8"),
 }
+
+_ENTRY = re.compile(r"adapters\.([^.]+)\.(adapter|task|train)")
+"""Keys of a member of a composition that have known values."""
+
+_STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties", "dare")
+"""Those of `adaptrain.mixture`, which is too heavy to ask; a test compares."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,10 +52,17 @@ def candidates(line: str) -> list[str]:
         return _starting(word, ("md", "csv", "latex") if before[-1] == "--format" else ("--format",))
     if verb == "eject-prefix":
         return _starting(word, ("out=",))
+    if verb == "average":
+        from adaptrain.cli.average import FLAGS, VALUED
+
+        if before[-1] == "--strategy":
+            return _starting(word, _STRATEGIES)
+        return _starting(word, (*VALUED, *FLAGS)) if word.startswith("-") else []
     if verb == "eval":
         from adaptrain.cli.evaluate import KEYS
 
-        return _keys_or_values(word, [f"{key}=" for key in KEYS], before)
+        keys = [f"{key}=" for key in KEYS if "NAME" not in key]
+        return _keys_or_values(word, [*keys, "adapters."], before)
     if verb in ("train", "show"):
         flags = ["-m"] if verb == "train" else []
         return _keys_or_values(word, [*flags, *(f"{group}=" for group in GROUPS)], before, dotted=True)
@@ -58,7 +73,10 @@ def _keys_or_values(word: str, keys: Sequence[str], before: Sequence[str], dotte
     key, equals, value = word.partition("=")
     if equals:
         done, comma, last = value.rpartition(",")  # a sweep: recipe=lora_cola,pre…
-        known = library().choices(key) if dotted and key in GROUPS else _LITERALS.get(key, ())
+        entry = _ENTRY.fullmatch(key) if dotted else None
+        group = entry[2] if entry is not None else key
+        chosen = dotted and group in GROUPS
+        known = library().choices(group) if chosen else ("true", "false") if entry else _LITERALS.get(key, ())
         return [f"{key}={done}{comma}{name}" for name in _starting(last, known)]
     mark = "~" if word.startswith("~") else ""
     return [mark + name for name in _starting(word[len(mark) :], [*keys, *(_dotted(word, before) if dotted else ())])]
@@ -69,12 +87,27 @@ def _dotted(word: str, before: Sequence[str]) -> list[str]:
     from adaptrain.config.keys import legal_keys
 
     bare = word.lstrip("~")
-    legal = [key for key in legal_keys() if key not in ("recipe", "adapter")]
+    legal = [key for key in legal_keys() if key not in ("recipe", "adapter", "adapters")]
+    if bare.startswith("adapters."):
+        return _entry_keys(bare, before)
     if "." in bare:
         adapter_keys = _adapter_keys(before) if bare.startswith("adapter.") else []
         return [f"{key}=" for key in [*legal, *adapter_keys]]
-    sections = dict.fromkeys(f"{key.partition('.')[0]}." for key in [*legal, "adapter.x"] if "." in key)
+    sections = dict.fromkeys(f"{key.partition('.')[0]}." for key in [*legal, "adapter.x", "adapters.x"] if "." in key)
     return [*sections, *(f"{key}=" for key in legal if "." not in key)]
+
+
+def _entry_keys(bare: str, before: Sequence[str]) -> list[str]:
+    """Members of the composition that the line has, then the keys of one."""
+    from adaptrain.config.keys import legal_keys
+    from adaptrain.config.schema import MemberConfig
+
+    composition = re.split(r" \S+=", " ".join(before).partition("composition=")[2])[0]
+    named = re.findall(r"[\w-]+(?=\s*[,)])", composition)
+    name = bare.split(".")[1]
+    if bare.count(".") < 2:
+        return [f"adapters.{other}." for other in dict.fromkeys(named)]
+    return [f"{key}=" for key in legal_keys(MemberConfig, f"adapters.{name}.")]
 
 
 def _adapter_keys(before: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +12,28 @@ from adaptrain.cli.screen import print_rows
 from adaptrain.config.schema import PRECISIONS
 from adaptrain.errors import ConfigError, UsageError, listed, nearest
 
-KEYS = ("adapter", "split", "data.mirror", "trainer.precision", "trainer.eval_batch_size", "trainer.device")
+KEYS = (
+    *("adapter", "composition", "adapters.NAME.path"),
+    *("split", "data.mirror", "trainer.precision", "trainer.eval_batch_size", "trainer.device"),
+)
+_SWAP = re.compile(r"[+~]*(composition|adapters)[=.]|~(composition|adapters)$")
+"""Keys of another composition than the trained one, which are read as those of a run are."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the metrics, and whether training reported the same."""
     found = split(arguments)
-    given = read_pairs(found.overrides, KEYS, "adaptrain eval")
+    swapped = [override for override in found.overrides if _SWAP.match(override)]
+    pairs = [override for override in found.overrides if override not in swapped]
+    given = read_pairs(pairs, KEYS, "adaptrain eval")
     if "adapter" in given and found.paths:
         raise UsageError(f"The adapter is given twice: {found.paths[0]} and adapter={given['adapter']}")
     path = Path(given["adapter"] if "adapter" in given else one_path(found, "eval")).expanduser()
     precision, batch_size = _checked(given)
+
+    from adaptrain.config.swap import read_swap
+
+    swap = read_swap(swapped)
 
     from adaptrain.evaluation.metrics import get_metric
     from adaptrain.evaluation.run import evaluate_folder
@@ -33,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         split=given.get("split"),
         batch_size=batch_size,
         device=given.get("trainer.device", "auto"),
+        swap=swap,
     )
     print_rows(
         ["metric", "score", "value"],

@@ -97,6 +97,39 @@ Overrides:
             "eject",
         ),
         Verb(
+            "average",
+            "PATH PATH … --out FOLDER [option …]",
+            "one adapter of several saved ones: averages, task arithmetic, TIES, DARE",
+            """\
+  adaptrain average outputs/lora_cola/* --out mean                the mean of all, heads too
+  adaptrain average A B C --weights 0.5,0.3,0.2 --out mean
+  adaptrain average A B --weights 1,-1 --no-normalize --out diff   task arithmetic
+  adaptrain average A B --strategy lora_delta_w_svd --svd-rank 8 --out both
+  adaptrain average A B C --strategy ties --density 0.2 --out merged
+
+The base model is not loaded. Runs of one task can be evaluated at once: adaptrain eval mean.
+  --weights N,N,…               one a folder, in order; equal if not given
+  --no-normalize                do not divide them by their sum
+  --strategy NAME               linear, lora_linear_only_negate_b, lora_delta_w_svd, ties or dare; linear if not given
+  --svd-rank N                  rank of the result: lora_delta_w_svd; ties and dare on LoRA's updates
+  --density N                   what ties and dare keep of each adapter, 0.2 for a fifth
+  --seed N                      of dare
+  --name NAME                   of the result; the name that all bear if not given, or else the folder's
+  --force                       replace what --out holds; an earlier average is replaced anyway""",
+            "average",
+            (
+                "--weights",
+                "--out",
+                "--strategy",
+                "--density",
+                "--svd-rank",
+                "--seed",
+                "--name",
+                "--no-normalize",
+                "--force",
+            ),
+        ),
+        Verb(
             "ls",
             "[recipes|adapters|models|tasks|trainers|architectures]",
             "what there is to choose from",

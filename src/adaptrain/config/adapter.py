@@ -1,4 +1,4 @@
-"""The `adapter:` section against its method's own config class."""
+"""The `adapter:` and `fusion:` sections against the config classes of their methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adaptrain.config.documents import Items, Leaf, Tree, first_origin, plain
 from adaptrain.config.keys import named
 from adaptrain.config.report import BAD, Report, fitted, origin_of
-from adaptrain.config.values import convert
+from adaptrain.config.values import convert, shown
 from adaptrain.errors import AdaptrainError, ConfigError, listed, nearest
 
 if TYPE_CHECKING:
@@ -20,25 +20,50 @@ _MEMBERS = "configs"
 """The key of a union that holds its members, each a section of its own."""
 
 
-def check_adapter(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | None:
+def check_adapter(node: Tree | Leaf | None, dotted: str, report: Report) -> dict[str, Any] | None:
     """The section, complete: the method's own defaults stand in it too, so that equal runs are equal text.
+
+    Args:
+        dotted: where it stands, `adapter` or `adapters.NAME.adapter`.
 
     Returns:
         None where it has problems; they are in the report.
     """
-    if "adapter" in report.silent or node is None:
+    if dotted in report.silent or node is None:
         return None
     if isinstance(node, Leaf):
-        report.add("adapter", node.origin, "is one value, but a section is due; choose one by adapter=NAME")
+        report.add(dotted, node.origin, f"is one value, but a section is due; choose one by {dotted}=NAME")
         return None
-    return _check(node, "adapter", report)
+    return _check(node, dotted, report)
+
+
+def check_fusion(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | None:
+    """The `fusion:` section, complete: a preset, or keys over those of `dynamic`, which null is too.
+
+    Returns:
+        None where it has problems; they are in the report.
+    """
+    from adaptrain.methods.fusion import FUSIONS, AdapterFusionConfig, read_fusion  # late: it imports torch
+
+    if isinstance(node, dict):
+        found = _complete(node, AdapterFusionConfig, "fusion", report)
+    elif node is None or node.value in (None, *FUSIONS):
+        found = read_fusion(None if node is None else node.value).to_dict()
+    else:
+        sentence = f"is {shown(node.value)}, but one of {listed(FUSIONS)} or a mapping is due"
+        report.add("fusion", node.origin, sentence + nearest(str(node.value), FUSIONS))
+        return None
+    return None if found is None else {key: _lists(value) for key, value in found.items() if key != "method"}
 
 
 def _check(node: Tree, prefix: str, report: Report) -> dict[str, Any] | None:
     """One config: the section itself, or a member of a union."""
     method = _method(node, prefix, report)
-    if method is None:
-        return None
+    return None if method is None else _complete(node, method, prefix, report)
+
+
+def _complete(node: Tree, method: type[MethodConfig], prefix: str, report: Report) -> dict[str, Any] | None:
+    """The keys of one config class."""
     known = typing.get_type_hints(method)
     hints = {key: known[key] for key in method.fields()}
     before = len(report.problems)

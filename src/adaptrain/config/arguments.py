@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from adaptrain.config.defaults import stand_in, unknown_choice
 from adaptrain.config.documents import COMMAND_LINE, Items, Leaf, Tree
 from adaptrain.config.library import GROUPS, Library, is_path
 from adaptrain.errors import UsageError
+
+_EXPRESSION = re.compile(r"(?!(choice|shuffle|sort|tag|glob)\()\w+\s*\(")
+"""A block with its children; not one of the functions that Hydra has for sweeps."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def parse_override(argument: str, books: Library) -> Override:
         UsageError: it does not follow Hydra's grammar.
     """
     try:
-        return OverridesParser.create().parse_override(argument)
+        return OverridesParser.create().parse_override(_quoted(argument))
     except HydraException as error:
         if argument in books.choices("recipe"):
             raise UsageError(f"'{argument}' (command line): is a recipe; write recipe={argument}") from None
@@ -79,6 +83,38 @@ def parse_override(argument: str, books: Library) -> Override:
             f"'{argument}' (command line): cannot be read as key=value ({reason}); "
             "quote a value that has spaces or special characters: \"key='the value'\""
         ) from None
+
+
+def _quoted(argument: str) -> str:
+    """`composition=stack(a, b)` with its value in quotes, since Hydra would call a function `stack`; of several values
+    each."""
+    key, equals, value = argument.partition("=")
+    if key.lstrip("+") != "composition" or not equals:
+        return argument
+    pieces = [
+        QuotedString(piece, Quote.single).with_quotes() if _EXPRESSION.match(piece) else piece
+        for piece in map(str.strip, _pieces(value))
+    ]
+    return f"{key}={','.join(pieces)}"
+
+
+def _pieces(text: str) -> list[str]:
+    """A text cut at the commas that stand in no brackets and no quotes."""
+    pieces, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        if character == "," and depth == 0 and not quote:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return pieces
 
 
 def is_choice(override: Override) -> bool:

@@ -39,6 +39,7 @@ from adaptrain.config.documents import (
     read,
 )
 from adaptrain.config.library import GROUPS, Library, is_path, library
+from adaptrain.config.members import settle, settled
 from adaptrain.config.report import Report, origin_of
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, listed
@@ -96,10 +97,12 @@ def compose(overrides: Sequence[str]) -> Run:
     dropped = _drop_replaced(documents, arguments, choices, report)
     tree: Tree = {}
     for document in documents.values():
+        settle(document.tree, books, report)
         merge(tree, document.tree)
     for change in arguments.changes:
-        _apply(tree, change, dropped, report)
+        apply_change(tree, settled(change, books, report), dropped, report)
     _resolve(tree, report)
+    settle(tree, books, report)
     _refuse_set_by_choice(tree, documents, choices, books, report)
     config = build(tree, _name(choices), report)
     if config is None or report.problems:
@@ -179,13 +182,17 @@ def _drop_replaced(
     return dropped
 
 
-def _apply(tree: Tree, change: Change, dropped: set[str], report: Report) -> None:
-    """Carry out one override."""
+def apply_change(tree: Tree, change: Change, dropped: set[str], report: Report) -> None:
+    """Carry out one override.
+
+    Args:
+        dropped: keys that are gone already.
+    """
     *sections, key = change.key.split(".")
     place = tree
     for depth, name in enumerate(sections, start=1):
         inner = place.get(name)
-        if inner is None and change.node is not None:
+        if _has_room(inner, sections[0]) and change.node is not None:
             inner = place[name] = {}
         if not isinstance(inner, dict):
             if change.node is not None:
@@ -200,6 +207,13 @@ def _apply(tree: Tree, change: Change, dropped: set[str], report: Report) -> Non
             report.add(f"~{change.key}", COMMAND_LINE, f"there is no such key to drop. Set there are: {known}")
     else:
         merge(place, {key: change.node})
+
+
+def _has_room(node: Tree | Leaf | None, top: str) -> bool:
+    """Whether keys can be put where this is. An entry of `adapters` that is left empty is a section."""
+    if isinstance(node, Leaf):
+        return node.value == {} or (node.value is None and top == "adapters")
+    return node is None
 
 
 def _resolve(tree: Tree, report: Report) -> None:

@@ -50,6 +50,18 @@ class Items(dict[str, Union["Leaf", "Tree"]]):
     set one (`adapter.configs.0.r=4`)."""
 
 
+class Chosen(dict[str, Union["Leaf", "Tree"]]):
+    """A section that was chosen by name, as a tree of its file: it replaces what stood in its place.
+
+    Attributes:
+        origin: of the name.
+    """
+
+    def __init__(self, tree: Tree, origin: Origin) -> None:
+        super().__init__(tree)
+        self.origin = origin
+
+
 @dataclass(frozen=True)
 class Document:
     """One YAML file.
@@ -162,10 +174,11 @@ def _holds_sections(node: yaml.SequenceNode) -> bool:
 
 
 def merge(base: Tree, over: Tree) -> None:
-    """Lay a tree over another, in place. A section that is left empty (`trainer:`) changes nothing; a list replaces."""
+    """Lay a tree over another, in place. A section that is left empty (`trainer:`) changes nothing; a list and a
+    choice replace."""
     for key, value in over.items():
         old = base.get(key)
-        if isinstance(value, Items):
+        if isinstance(value, Items | Chosen):
             base[key] = value
         elif isinstance(value, dict):
             section: Tree = old if isinstance(old, dict) else {}
@@ -193,6 +206,9 @@ def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
 
 def first_origin(tree: Tree | Leaf) -> Origin | None:
     """Where the first value of a tree was written."""
-    if isinstance(tree, Leaf):
+    if isinstance(tree, Leaf | Chosen):
         return tree.origin
-    return next((leaf.origin for _, leaf in leaves(tree)), None)
+    for inner in tree.values():
+        if (origin := first_origin(inner)) is not None:
+            return origin
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from adaptrain.config.compose import Run
 def show_lines(run: Run) -> Iterator[tuple[str, str]]:
     """Each line of the YAML, and where its key was set; the second is empty for the name of a section."""
     yield f"recipe: {run.config.recipe}", _recipe_origin(run)
-    values = dataclasses.asdict(run.config)
+    values = run.config.resolved()
     del values["recipe"]
     yield from _lines(values, "", run)
 

@@ -6,6 +6,7 @@ report all of them at once with the file each came from.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -215,6 +216,50 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberConfig:
+    """One adapter of the run's composition, under its name in `adapters:`.
+
+    Attributes:
+        path: run folder, adapter folder or hub id of a saved one; null makes a fresh one.
+        revision: of a hub id.
+        adapter: `method:` and that method's own keys, of a fresh one; null takes the run's.
+        train: null trains a fresh one and keeps a saved one as it is.
+        leave_out: layers of a saved one that are not used, counted over the whole model.
+        task: of a branch; null takes the run's.
+        seed: of a branch's data order and initialisation; null takes the run's.
+        trainer: of a branch; null takes the run's.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    adapter: dict[str, Any] | None = None
+    train: bool | None = None
+    leave_out: tuple[int, ...] = ()
+    task: TaskConfig | None = None
+    seed: int | None = None
+    trainer: TrainerConfig | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its weights change."""
+        return self.path is None if self.train is None else self.train
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.path is not None and not self.path.strip():
+            yield "path", "is empty; give a folder or a hub id"
+        if self.path is not None and self.adapter is not None:
+            yield "adapter", "stands beside path: a saved adapter has its own config; leave one of them out"
+        if self.path is None and self.revision is not None:
+            yield "revision", "is of a hub id, and there is no path"
+        if self.path is None and self.leave_out:
+            yield "leave_out", "is for a saved adapter; of a fresh one it is a key of adapter"
+        if any(layer < 0 for layer in self.leave_out):
+            yield "leave_out", f"is {list(self.leave_out)}; layers count from 0"
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, resolved.
 
@@ -223,6 +268,10 @@ class RunConfig:
         adapter: `method:` and that method's own keys (`adaptrain.methods`).
         architecture: where the model's own type has no table: the model type whose table is used, or the content of a
             file (`adaptrain.architectures.written`); null otherwise.
+        composition: how several adapters work together, an expression or a mapping, as written; null is the adapter
+            that is named after the task, alone.
+        adapters: what the composition names beside that one.
+        fusion: of a composition with `fuse(…)`: a preset, or the keys of a fusion config.
         outputs: folder that holds the folders of all runs.
         force: train again although a finished run is there.
     """
@@ -234,6 +283,9 @@ class RunConfig:
     model: ModelConfig
     architecture: str | dict[str, Any] | None = None
     adapter: dict[str, Any]
+    composition: str | dict[str, Any] | None = None
+    adapters: dict[str, MemberConfig] = field(default_factory=dict)
+    fusion: str | dict[str, Any] | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     task: TaskConfig
     data: DataConfig = field(default_factory=DataConfig)
@@ -244,3 +296,16 @@ class RunConfig:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
         if self.task.type == "masked_lm" and self.head.dropout is not None:
             yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is one fresh adapter, named after the task, and nothing else."""
+        return self.composition in (None, self.task.name) and not self.adapters and self.fusion is None
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key and its value. A plain run says nothing of compositions."""
+        values = dataclasses.asdict(self)
+        if self.plain:
+            for key in ("composition", "adapters", "fusion"):
+                del values[key]
+        return values

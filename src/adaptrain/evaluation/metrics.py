@@ -202,7 +202,14 @@ register_metric(
 )
 register_metric(
     Metric(
-        "perplexity", "perplexity", "masked_lm", _perplexity, False, bounds=(1.0, None), scale=1.0, decimals=2,
+        "perplexity",
+        "perplexity",
+        "masked_lm",
+        _perplexity,
+        False,
+        bounds=(1.0, None),
+        scale=1.0,
+        decimals=2,
         note=f"exp(loss), {_MASKED}",
     )
 )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
 from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
+
+if TYPE_CHECKING:
+    from adaptrain.config.swap import Swap
 
 __all__ = ["EjectResult", "EvalResult", "eject_prefix", "evaluate_folder"]
 
@@ -57,6 +61,7 @@ def evaluate_folder(
     split: str | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    swap: Swap | None = None,
 ) -> EvalResult:
     """Evaluate a run folder: the same number as at the end of training, unless something is changed here.
 
@@ -65,8 +70,10 @@ def evaluate_folder(
         precision: `auto`, `fp32` or `bf16`; that of training when None.
         split: the one that training reported when None.
         batch_size: that of training when None.
+        swap: other adapters than those that were trained.
 
     Raises:
+        CompositionError: `swap` names an adapter that is neither in the folder nor given.
         CheckpointError: not a run folder, or damaged.
         ModelError: the base model is missing, or another one.
         DataError: the rows are missing or wrong.
@@ -76,15 +83,22 @@ def evaluate_folder(
     data = saved.data if mirror is None else dataclasses.replace(saved.data, mirror=mirror)
     split = split or saved.split
     rows = load_evaluation_rows(task, data, split)
-    hardware = find_hardware(device, precision or saved.precision, saved.adapter.config.trains_base)
-    model, reader = load_saved(saved, hardware)
+    hardware = find_hardware(device, precision or saved.precision, saved.trains_base)
+    model, reader = load_saved(saved, hardware, swap)
     predictions = predict(
         model, reader.encode(rows), reader.collate, task, batch_size or saved.eval_batch_size, hardware
     )
     metrics = predictions.scores()
     notes = []
+    if split == saved.split and saved.averaged_scores:
+        scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
+        notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")
     if split == saved.split and rows.fingerprint != saved.data_fingerprint:
         notes.append(f"the rows of split '{split}' ({rows.place}) are not those that training reported on")
+    if swap is not None:
+        trained = saved.composition or saved.task.name
+        paths = [f", {name} from {member.path}" for name, member in swap.adapters.items()]
+        notes.append(f"this is {model.active_adapters}{''.join(paths)}; what was trained is {trained}")
     if hardware.precision.name != saved.precision:
         notes.append(f"computed in {hardware.precision.name}, trained in {saved.precision}")
     if batch_size not in (None, saved.eval_batch_size):
@@ -97,7 +111,7 @@ def evaluate_folder(
         metric=task.metric,
         score=metrics[task.metric],
         metrics=metrics,
-        stored=saved.score if split == saved.split else None,
+        stored=saved.score if split == saved.split and swap is None else None,
         notes=tuple(notes),
         predictions=predictions,
     )

@@ -6,16 +6,23 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptrain.checkpoint import CONFIG, OWN, AdapterFile, read_adapter_config
+from adaptrain.composed import CONFIG as COMPOSITION
+from adaptrain.composed import read as read_composition
+from adaptrain.composition import names, parse
 from adaptrain.config.schema import ColumnsConfig, DataConfig, ModelConfig, RunConfig, SplitsConfig, TaskConfig
-from adaptrain.errors import CheckpointError, ModelError
+from adaptrain.errors import CheckpointError, CompositionError, ModelError
 from adaptrain.files import read_json, write_json
 from adaptrain.tasks.sources import absolute_path
 from adaptrain.tasks.text import TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.members import load_member
 from adaptrain.training.precision import Hardware
+
+if TYPE_CHECKING:
+    from adaptrain.config.swap import Swap
 
 TASK = "task.json"
 FORMAT = "adaptrain-task/1"
@@ -27,27 +34,37 @@ class SavedRun:
 
     Attributes:
         folder: where.
-        adapter: what its adapter files say.
+        adapter: what its adapter files say; None for a composition.
+        composition: that was trained; None for one adapter.
+        base: what its files say of the base model.
         model, task, data: as trained, with paths that work from any folder.
         precision: resolved (`fp32`, `bf16`).
         eval_batch_size: rows in a batch; part of the numbers, because it decides the padding.
         split: that was reported.
-        score: of `task.metric` on it.
+        score: of `task.metric` on it; None for an average, which nobody has evaluated yet.
         data_fingerprint: of that split.
         architecture: as in `RunConfig`.
+        averaged_scores: of an average: those that the adapters within were reported with, on the same rows.
     """
 
     folder: Path
-    adapter: AdapterFile
+    adapter: AdapterFile | None
+    composition: str | None
+    base: Mapping[str, Any]
     model: ModelConfig
     task: TaskConfig
     data: DataConfig
     precision: str
     eval_batch_size: int
     split: str
-    score: float
+    score: float | None
     data_fingerprint: str
     architecture: str | dict[str, Any] | None = None
+    averaged_scores: tuple[float, ...] = ()
+
+    @property
+    def trains_base(self) -> bool:
+        return self.adapter is not None and self.adapter.config.trains_base
 
 
 def write_task(
@@ -100,7 +117,8 @@ def read_saved(folder: Path) -> SavedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}; name a run folder such as outputs/<recipe>/<hash>")
-    if not (folder / CONFIG).is_file():
+    composed = (folder / COMPOSITION).is_file()
+    if not composed and not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no adapter: there is no {CONFIG}. Name a folder that `train` made")
     if not (folder / TASK).is_file():
         raise CheckpointError(
@@ -110,7 +128,8 @@ def read_saved(folder: Path) -> SavedRun:
     values = read_json(folder / TASK)
     if values.get("format") != FORMAT:
         raise CheckpointError(f"{folder / TASK} has the format {values.get('format')!r}, this version reads {FORMAT}")
-    adapter = read_adapter_config(folder)
+    adapter = None if composed else read_adapter_config(folder)
+    setup: dict[str, Any] = {"base_model": adapter.base} if adapter is not None else read_composition(folder)
     try:
         places = values["places"]
         model = ModelConfig(**values["model"])
@@ -127,15 +146,18 @@ def read_saved(folder: Path) -> SavedRun:
         return SavedRun(
             folder,
             adapter,
+            str(setup["composition"]) if composed else None,
+            setup["base_model"],
             model,
             task,
             data,
             str(values["precision"]),
             int(values["eval_batch_size"]),
             str(values["split"]),
-            float(values["score"]),
+            None if values["score"] is None else float(values["score"]),
             str(values["data_fingerprint"]),
             values.get("architecture"),
+            tuple(float(score) for score in values.get("averaged_scores", ())),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder / TASK} has no key {error}") from None
@@ -143,27 +165,48 @@ def read_saved(folder: Path) -> SavedRun:
         raise CheckpointError(f"{folder / TASK} cannot be read: {error}") from None
 
 
-def load_saved(saved: SavedRun, hardware: Hardware) -> tuple[Any, TextReader]:
-    """The base model with the folder's adapter and head active, on the device, and how it reads text.
+def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) -> tuple[Any, TextReader]:
+    """The base model with the folder's adapters and head active, on the device, and how it reads text.
+
+    Args:
+        swap: other adapters to use.
 
     Raises:
+        CompositionError: `swap` names an adapter that is neither in the folder nor given.
         ModelError: the base is missing, or is not the one that the adapter was trained on.
         CheckpointError: the adapter files are damaged or do not fit.
     """
     base = find_base(saved.model)
     tokenizer = load_tokenizer(base)
-    head = saved.adapter.head or {}
+    head = {} if saved.adapter is None else saved.adapter.head or {}
     own_head = "masked_lm" if saved.task.type == "masked_lm" and head.get("type") == OWN else None
     model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
     _check_same(saved, base)
-    model.load_adapter(saved.folder, set_active=True)
+    if saved.composition is None:
+        model.load_adapter(saved.folder, set_active=True)
+    else:
+        model.load_composition(saved.folder)
+    if swap is not None:
+        _exchange(model, swap)
     model.to(hardware.device)
     model.eval()
     return model, text_reader(tokenizer, model.base_model, saved.task, saved.data)
 
 
+def _exchange(model: Any, swap: Swap) -> None:
+    """Load other adapters and activate the composition with them, under the head that was trained."""
+    head, tree = model.active_head, parse(swap.composition) or model.active_adapters
+    if missing := [name for name in swap.adapters if name not in names(tree)]:
+        raise CompositionError(f"{tree} does not name '{missing[0]}', which adapters.{missing[0]}.path is given for")
+    model.set_active_adapters(None)
+    for name, member in swap.adapters.items():
+        load_member(model, name, member)
+    model.set_active_adapters(tree)
+    model.active_head = head
+
+
 def _check_same(saved: SavedRun, base: BaseModel) -> None:
-    trained_on = saved.adapter.base.get("fingerprint")
+    trained_on = saved.base.get("fingerprint")
     # a sum of weights can only be compared with a sum, a commit only with a commit
     if trained_on and len(trained_on) == len(base.fingerprint) and trained_on != base.fingerprint:
         raise ModelError(

@@ -26,6 +26,12 @@ from adaptrain.methods.bottleneck_presets import (
     SeqBnConfig,
     SeqBnInvConfig,
 )
+from adaptrain.methods.fusion import (
+    AdapterFusionConfig,
+    DynamicAdapterFusionConfig,
+    StaticAdapterFusionConfig,
+    read_fusion,
+)
 from adaptrain.methods.lora import DoRAConfig, DvoRAConfig, IA3Config, LoRAConfig, MTLLoRAConfig, VeraConfig
 from adaptrain.methods.prefix import PrefixTuningConfig
 from adaptrain.methods.prompt import PromptTuningConfig
@@ -39,6 +45,7 @@ PfeifferConfig, HoulsbyConfig = SeqBnConfig, DoubleSeqBnConfig
 
 __all__ = [
     "AdapterConfig",
+    "AdapterFusionConfig",
     "AdapterPlusConfig",
     "BnConfig",
     "Build",
@@ -50,6 +57,7 @@ __all__ = [
     "DoubleSeqBnConfig",
     "DoubleSeqBnInvConfig",
     "DvoRAConfig",
+    "DynamicAdapterFusionConfig",
     "FullConfig",
     "HoulsbyConfig",
     "IA3Config",
@@ -70,6 +78,7 @@ __all__ = [
     "SeqBnConfig",
     "SeqBnInvConfig",
     "Shared",
+    "StaticAdapterFusionConfig",
     "UniPELTConfig",
     "Unit",
     "VeraConfig",
@@ -84,6 +93,7 @@ __all__ = [
     "presets",
     "prompt",
     "read_config",
+    "read_fusion",
     "reft",
     "register_method",
     "register_preset",

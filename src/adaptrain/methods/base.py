@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,24 @@ class PointLike(Protocol):
     def embed(self, text: str) -> Tensor: ...
 
 
+class Offer(NamedTuple):
+    """What a unit adds to a state, before it is added: what AdapterFusion puts together.
+
+    Attributes:
+        raw: what flows into the adapter's place, (rows, positions, d).
+        query: what the adapter reads, after the norm where it reads that; shaped as `raw`.
+        added: its contribution u.
+        rest: ρ, what it is added to.
+        finish: the state for a sum u + ρ.
+    """
+
+    raw: Tensor
+    query: Tensor
+    added: Tensor
+    rest: Tensor
+    finish: Callable[[Tensor], Any]
+
+
 class Unit(nn.Module):
     """A method's module at one site, for one adapter: takes a state, returns a state of the same kind.
 
@@ -88,6 +106,10 @@ class Unit(nn.Module):
             UnsupportedError: what the unit does depends on the input.
         """
         raise UnsupportedError(f"{type(self).__name__} cannot be merged into a linear map")
+
+    def offer(self, state: Any) -> Offer:
+        """What the unit would add; only units that add something to a sublayer have it."""
+        raise UnsupportedError(f"{type(self).__name__} cannot be fused")
 
     def inverse(self, state: Any) -> Any:
         """Undo `forward`, for the units of embeddings."""

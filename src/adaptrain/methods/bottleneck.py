@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from adaptrain.errors import listed
 from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
-from adaptrain.methods.base import Build, MethodConfig, PointLike, Unit, register_method
+from adaptrain.methods.base import Build, MethodConfig, Offer, PointLike, Unit, register_method
 from adaptrain.methods.gate import Gate
 from adaptrain.methods.invertible import Glow, Nice
 from adaptrain.methods.layers import at_layer, misnamed, numbers
@@ -265,29 +266,27 @@ class Bottleneck(Unit):
             nn.init.zeros_(self.gate.bias)
 
     def forward(self, state: SublayerState) -> SublayerState:
-        if self.config.is_parallel:
-            return replace(state, h=self._parallel(state), final=False)
-        return replace(state, h=self._sequential(state), final=not self.config.original_ln_after)
+        offer = self.offer(state)
+        return offer.finish(offer.added + offer.rest)
 
-    def _sequential(self, state: SublayerState) -> Tensor:
+    def offer(self, state: SublayerState) -> Offer:
         config, h, r = self.config, state.h, state.residual  # (rows, positions, d)
-        h0 = h
-        if config.original_ln_before:
-            h0 = h + r if state.norm is None else state.norm(h + r)
-        rho = h + r if config.residual_before_ln == "post_add" else h if config.residual_before_ln else h0
-        a = self._gated(F.dropout(self._bottleneck(h0), config.dropout, self.training), h0, state.mask)
-        if self.norm_after is None:
-            return a + rho
-        if config.adapter_residual_before_ln:
-            return _norm(self.norm_after, a + rho)
-        return _norm(self.norm_after, a) + rho
-
-    def _parallel(self, state: SublayerState) -> Tensor:
-        r = state.residual
-        a = self._gated(F.dropout(self._bottleneck(r), self.config.dropout, self.training), r, state.mask)
-        if self.norm_after is not None:
+        if config.is_parallel:
+            read, rest = r, h
+        else:
+            read = h
+            if config.original_ln_before:
+                read = h + r if state.norm is None else state.norm(h + r)
+            rest = h + r if config.residual_before_ln == "post_add" else h if config.residual_before_ln else read
+        a = self._gated(F.dropout(self._bottleneck(read), config.dropout, self.training), read, state.mask)
+        if self.norm_after is not None and not config.adapter_residual_before_ln:
             a = _norm(self.norm_after, a)
-        return state.h + a.to(state.h.dtype)
+        return Offer(r if config.is_parallel else h, read, a.to(h.dtype), rest, partial(self._finish, state))
+
+    def _finish(self, state: SublayerState, h: Tensor) -> SublayerState:
+        if self.norm_after is not None and self.config.adapter_residual_before_ln:
+            h = _norm(self.norm_after, h)
+        return replace(state, h=h, final=not self.config.original_ln_after)
 
     def _gated(self, a: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         return a if self.gate is None else a * self.gate(x, mask).to(a.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaptrain.composition import names, parse
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import OutputError
 
@@ -29,9 +29,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 def run_hash(config: RunConfig) -> str:
     """Eight hex digits that name a resolved config, its place on the disk and the recipe's name left out."""
-    values = dataclasses.asdict(config)
+    values = config.resolved()
     for key in _NOT_IN_HASH:
         del values[key]
+    if not config.plain:
+        values["composition"] = str(parse(config.composition))  # a mapping and its expression are one run
+        if config.task.name not in names(parse(config.composition)) or config.task.name in config.adapters:
+            del values["adapter"]  # no adapter has it
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:8]
 
 

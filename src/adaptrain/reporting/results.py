@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from adaptrain.composition import parse
+from adaptrain.config.composition import members_of
 from adaptrain.config.schema import RunConfig
-from adaptrain.methods import config_from_dict, presets
+from adaptrain.methods import config_from_dict, presets, read_fusion
 
 FORMAT = "adaptrain-result/1"
 
@@ -61,8 +63,8 @@ def result_row(
         "format": FORMAT,
         "recipe": config.recipe,
         "run": run,
-        "method": preset_name(config.adapter),
-        "adapter": dict(config.adapter),
+        "method": method_name(config),
+        "adapter": dict(config.adapter) if config.plain else _described(config),
         "model": config.model.name,
         "task": config.task.name,
         "task_type": config.task.type,
@@ -94,6 +96,24 @@ def result_row(
             "data": data_fingerprint,
         },
     }
+
+
+def method_name(config: RunConfig) -> str:
+    """What a run trains: a preset, or the composition."""
+    return preset_name(config.adapter) if config.plain else str(parse(config.composition))
+
+
+def _described(config: RunConfig) -> dict[str, Any]:
+    """What tells a composition from another of the same expression; not which runs its saved adapters come from, so
+    that those of several seeds can be repetitions of one another."""
+    found: dict[str, Any] = {"composition": str(parse(config.composition))}
+    for name, member in members_of(config).items():
+        found[f"{name}.train"] = member.trains
+        found |= {f"{name}.{key}": value for key, value in (member.adapter or {"method": "saved"}).items()}
+        if member.leave_out:
+            found[f"{name}.leave_out"] = list(member.leave_out)
+    fusion = {} if config.fusion is None else read_fusion(config.fusion).to_dict()
+    return found | {f"fusion.{key}": value for key, value in fusion.items() if key != "method"}
 
 
 def preset_name(adapter: Mapping[str, Any]) -> str:

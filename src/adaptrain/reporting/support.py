@@ -17,7 +17,6 @@ from adaptrain.composition import BLOCKS
 from adaptrain.interop.adapterhub.families import FAMILIES
 from adaptrain.methods import LoRAConfig, MethodConfig, presets
 from adaptrain.points import Point
-from adaptrain.sites.blocks import RUNS
 
 VARIANTS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "beit": (("with relative positions", {"use_relative_position_bias": True}),),
@@ -126,7 +125,10 @@ def page() -> str:
         "",
         "What is refused is refused when the adapter is added, by name and with this reason.\n",
         "## Blocks\n",
-        _table(["block", ""], _blocks()),
+        _table(["block", "over"], _blocks()),
+        "",
+        "(¹) Not over the queries and keys of a DeBERTa-v2 with `share_att_key`, whose maps also read relative",
+        "positions, which all rows share. Blocks nest; what has no meaning is refused when it is activated.",
         "",
         "## What a table has\n",
         "`q k v o` are the projections of attention; *fused* ones are parts of one module. *Reached* says how keys and",
@@ -139,12 +141,19 @@ def page() -> str:
     return "\n".join(parts)
 
 
+_RUN_OVER = {
+    "stack": "every method",
+    "fuse": "bottlenecks and Compacter; not their invertible parts, and nothing that acts at another place",
+    "split": "every method but prefixes and prompts, which have no share of the text's positions",
+    "batchsplit": "every method (¹); prompts of equal length",
+    "parallel": "every method (¹); prompts of equal length",
+    "average": "every method but invertible adapters, whose mean has no inverse; prefixes and prompts of equal length",
+    "multitask": "every method (¹); prompts of equal length",
+}
+
+
 def _blocks() -> list[list[str]]:
-    refused = "refused when it is activated: this version does not run it"
-    rows = [["a single adapter", "every method on every architecture that has it"]]
-    runs = [f"`{block.__name__}`" for block in BLOCKS.values() if issubclass(block, RUNS)]
-    others = [f"`{block.__name__}`" for block in BLOCKS.values() if not issubclass(block, RUNS)]
-    return [*rows, *([name, rows[0][1]] for name in runs), *([name, refused] for name in others)]
+    return [["a single adapter", "every method"], *([f"`{BLOCKS[key].__name__}`", _RUN_OVER[key]] for key in BLOCKS)]
 
 
 def _what(line: str, table: Architecture) -> list[str]:

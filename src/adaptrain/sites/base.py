@@ -7,12 +7,13 @@ adapter has a unit, and in one fixed order, whatever order the adapters came in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from adaptrain.composition import Composition, Fuse, evaluate
+from adaptrain.composition import Composition, Fuse, Stack
 from adaptrain.context import Forward, current_forward
-from adaptrain.errors import UnsupportedError
+from adaptrain.evaluator import evaluate
 from adaptrain.methods import Unit
 from adaptrain.points import Point
 from adaptrain.state import State
@@ -31,11 +32,13 @@ class Site:
 
     Attributes:
         units: adapter name → its units, applied in order.
+        fusions: fusion name → its unit.
     """
 
     def __init__(self, point: Point) -> None:
         self.point = point
         self.units: dict[str, tuple[Unit, ...]] = {}
+        self.fusions: dict[str, Unit] = {}
 
     def hook(self) -> Iterator[Handle]:
         """Register this site's hooks."""
@@ -47,17 +50,41 @@ class Site:
         tree = None if forward is None else forward.plan.get(self)
         return None if forward is None or tree is None else (forward, tree)
 
-    def run(self, tree: Composition, state: S) -> S:
-        """What the composition makes of a state."""
-        return evaluate(tree, state, self._apply, _no_fusion)
+    def run(self, tree: Composition, state: S, apply: Callable[[str, S], S] | None = None) -> S:
+        """What the composition makes of a state; `apply` where an adapter does something else than go forward."""
+        forward = current_forward()
+        if forward is not None and forward.tasks is not None:
+            state = dataclasses.replace(state, tasks=forward.tasks)
+        return evaluate(tree, state, apply or self._apply, self._fuse)
 
     def _apply(self, name: str, state: S) -> S:
-        forward = current_forward()
-        if forward is not None and forward.records is not None:
-            forward.records.place = (name, self.point.layer, _place(self.point))
+        self._tell(name)
         for unit in self.units[name]:
             state = unit(state)
         return state
+
+    def _fuse(self, tree: Fuse, state: S) -> S:
+        """AdapterFusion over what the last unit of each child has to offer."""
+        offers = []
+        for child in tree.children:
+            *before, name = child.children if isinstance(child, Stack) else (child,)
+            assert isinstance(name, str)  # refused at activation
+            here = state
+            for each in before:
+                here = evaluate(each, here, self._apply, self._fuse)
+            self._tell(name)
+            *first, unit = self.units[name]
+            for each in first:
+                here = each(here)
+            offers.append(unit.offer(here))
+        self._tell(tree.fusion)
+        return self.fusions[tree.fusion](offers)
+
+    def _tell(self, name: str) -> None:
+        """Say who acts here, for those who record it."""
+        forward = current_forward()
+        if forward is not None and forward.records is not None:
+            forward.records.place = (name, self.point.layer, _place(self.point))
 
 
 def first_of(output: Any) -> Any:
@@ -68,10 +95,6 @@ def first_of(output: Any) -> Any:
 def with_first(output: Any, value: Any) -> Any:
     """The module's output with another first tensor."""
     return (value, *output[1:]) if isinstance(output, tuple) else value
-
-
-def _no_fusion(tree: Fuse, *_: Any) -> Any:
-    raise UnsupportedError(f"{tree} was activated although no method can be fused")  # refused at activation
 
 
 _PLACES = {

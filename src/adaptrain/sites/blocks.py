@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from adaptrain.composition import Average, BatchSplit, Block, Composition, Parallel, Split, Stack, blocks
-from adaptrain.errors import CompositionError, UnsupportedError, listed
+from adaptrain.composition import (
+    Average,
+    BatchSplit,
+    Block,
+    Composition,
+    Fuse,
+    MultiTask,
+    Parallel,
+    Split,
+    Stack,
+    blocks,
+    divide,
+    last,
+)
+from adaptrain.errors import CompositionError, UnsupportedError, listed, unknown
 from adaptrain.sites.base import Site
-
-RUNS: tuple[type[Block], ...] = (Stack, Split, BatchSplit, Parallel, Average)
-"""The blocks that can be activated."""
 
 
 def refuse(tree: Composition | None, sites: Iterable[Site], methods: Mapping[str, str], model_type: str) -> None:
@@ -25,8 +35,7 @@ def refuse(tree: Composition | None, sites: Iterable[Site], methods: Mapping[str
     for block in blocks(tree):
         if isinstance(block, Stack):
             continue
-        reason = "" if isinstance(block, RUNS) else "this version does not run it"
-        found = block.names
+        reason, found = _shape(block), block.names
         for site in sites:
             here = tuple(name for name in block.names if name in site.units)
             if not reason and here and (reason := _reason(block, site)):
@@ -36,12 +45,26 @@ def refuse(tree: Composition | None, sites: Iterable[Site], methods: Mapping[str
             raise UnsupportedError(f"{type(block).__name__} over {over} on {model_type} cannot be activated: {reason}")
 
 
+def _shape(block: Block) -> str:
+    """Why a block has no meaning over such children, wherever it stands; empty where it has one."""
+    if not isinstance(block, Fuse):
+        return ""
+    for child in block.children:
+        if not isinstance(child, str) and not (isinstance(child, Stack) and isinstance(child.children[-1], str)):
+            return f"{child} is neither an adapter nor a stack that ends in one"
+    return ""
+
+
 def _reason(block: Block, site: Site) -> str:
     """Why a block has no meaning at a site; empty where it has one."""
     kind = site.point.kind
+    if isinstance(block, Fuse):
+        if kind != "sublayer":
+            return "AdapterFusion puts together what bottlenecks add to a sublayer, and nothing else"
+        return "" if block.fusion in site.fusions else f"the fusion '{block.fusion}' has no layer there"
     if isinstance(block, Split) and kind in ("attention", "prompt"):
         return "a prefix or a prompt has no share of the text's positions"
-    if isinstance(block, BatchSplit | Parallel) and not site.point.by_row:
+    if isinstance(block, BatchSplit | Parallel | MultiTask) and not site.point.by_row:
         return "the map also reads relative positions, which all rows share"
     if isinstance(block, Average) and kind == "embedding":
         return "the mean of invertible maps has no inverse of its own"
@@ -62,20 +85,59 @@ def _extends(tree: Composition, site: Site) -> tuple[int, int]:
     return sum(before for before, _ in parts), sum(after for _, after in parts)
 
 
-def check_rows(tree: Composition | None, rows: int) -> None:
+def resolve(tree: Composition | None, tasks: Sequence[int | str] | None) -> tuple[int, ...] | None:
+    """The task of each row as a number; a name is that of a MultiTask's child, or of the last adapter in it.
+
+    Raises:
+        CompositionError: a MultiTask and no tasks, tasks and no MultiTask, or a task that it does not have.
+    """
+    found = [block for block in blocks(tree) if isinstance(block, MultiTask)]
+    if not found:
+        if tasks is not None:
+            raise CompositionError(f"task_ids are for a multitask(…) block, and {tree or 'none'} is active")
+        return None
+    if tasks is None:
+        raise CompositionError(f"{found[0]} needs task_ids: for each row the number or the name of a child")
+    if len({len(block.children) for block in found}) > 1:
+        raise CompositionError(f"The blocks {listed(found)} have different numbers of children; task_ids count both")
+    children = [last(child) for child in found[0].children]
+    names: dict[str, int] = {}
+    for block in found:
+        for index, child in enumerate(block.children):
+            if names.setdefault(last(child), index) != index:
+                raise CompositionError(f"'{last(child)}' is child {names[last(child)]} and child {index} of {tree}")
+    numbers = []
+    for task in tasks:
+        if isinstance(task, str) and task not in names:
+            raise CompositionError(unknown("task", task, names, f"{found[0]} has"))
+        number = names[task] if isinstance(task, str) else int(task)
+        if not 0 <= number < len(children):
+            raise CompositionError(f"task_ids has {number}; {found[0]} has the tasks 0 … {len(children) - 1}")
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def spread(tasks: tuple[int, ...] | None, rows: int, times: int, generating: bool) -> tuple[int, ...] | None:
+    """The tasks of rows that have been repeated `times` times for Parallel, and each several times by a beam search.
+
+    Raises:
+        CompositionError: there is not one task a row.
+    """
+    if tasks is None:
+        return None
+    repeated = tasks * times
+    beams = rows // len(repeated) if repeated and generating else 1
+    if len(repeated) * beams != rows:
+        raise CompositionError(f"task_ids names {len(tasks)} tasks, and the batch has {rows // times} rows")
+    return tuple(task for task in repeated for _ in range(beams))
+
+
+def check_rows(tree: Composition | None, rows: Sequence[int], tasks: Sequence[int] | None) -> None:
     """Refuse a batch that a composition cannot divide.
 
     Raises:
         CompositionError: the sizes of a BatchSplit do not sum up to its rows.
     """
-    if tree is None or isinstance(tree, str):
-        return
-    shares = [rows] * len(tree.children)
-    if isinstance(tree, Parallel):
-        shares = [rows // len(tree.children)] * len(tree.children)
-    elif isinstance(tree, BatchSplit):
-        if sum(tree.sizes) != rows:
-            raise CompositionError(f"{tree} divides {sum(tree.sizes)} rows, and the batch has {rows}; correct sizes")
-        shares = list(tree.sizes)
-    for child, share in zip(tree.children, shares, strict=True):
-        check_rows(child, share)
+    if isinstance(tree, Block):
+        for child, share in zip(tree.children, divide(tree, rows, tasks), strict=True):
+            check_rows(child, *share)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptrain.composition import evaluate as evaluate_tree
-from adaptrain.composition import mirror, names
+from adaptrain.composition import Composition, names
 from adaptrain.context import Forward, current_forward
 from adaptrain.errors import UnsupportedError
+from adaptrain.evaluator import mirror
 from adaptrain.points import Point
 from adaptrain.sites.base import Handle, Site, first_of, with_first
 from adaptrain.state import EmbeddingState, PromptState
@@ -42,19 +42,16 @@ class EmbeddingSite(Site):
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         here = self.in_force()
-        return None if here is None else (self.undone(here[1], args[0]), *args[1:])
+        return None if here is None else (self.undone(here[1], EmbeddingState(args[0])), *args[1:])
 
-    def undone(self, tree: Composition, hidden: Tensor) -> Tensor:
+    def undone(self, tree: Composition, state: EmbeddingState) -> Tensor:
         """Hidden states with what the composition does to the embeddings undone, (rows, positions, embedding size)."""
-        return evaluate_tree(mirror(tree), EmbeddingState(hidden), self._undo, self._no_fusion).h
+        return self.run(mirror(tree), state, self._undo).h
 
     def _undo(self, name: str, state: EmbeddingState) -> EmbeddingState:
         for unit in reversed(self.units[name]):
             state = unit.inverse(state)
         return state
-
-    def _no_fusion(self, *_: Any) -> Any:
-        raise UnsupportedError("embeddings cannot be fused")  # refused at activation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from adaptrain import attention
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, check, names, prune, width
+from adaptrain.composition import Composition, Fuse, blocks, check, names, width
 from adaptrain.context import (
     Forward,
     Tokens,
@@ -22,20 +22,23 @@ from adaptrain.context import (
     current_prompt,
     current_repeats,
     current_setup,
+    current_tasks,
     enter,
     leave,
 )
 from adaptrain.errors import UnsupportedError
+from adaptrain.evaluator import prune
 from adaptrain.methods import Shared, Unit
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
-from adaptrain.sites.blocks import check_rows, refuse
+from adaptrain.sites.blocks import check_rows, refuse, resolve, spread
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
 from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
+from adaptrain.state import EmbeddingState
 
 
 class Sites:
@@ -49,6 +52,7 @@ class Sites:
         active: the composition in force where no `AdapterSetup` is.
         methods: adapter name → its method.
         shared: adapter name → its shared modules.
+        fusions: fusion name → its shared modules.
         by_name: canonical name → site.
         merged: the adapter that has been worked into the base weights, or None.
         words: where words are looked up, once other ones have been added; None before.
@@ -63,6 +67,7 @@ class Sites:
         self.active: Composition | None = None
         self.methods: dict[str, str] = {}
         self.shared: dict[str, tuple[Shared, ...]] = {}
+        self.fusions: dict[str, tuple[Shared, ...]] = {}
         self.by_name = {site.point.name: site for site in find(model, architecture)}
         self.merged: Merged | None = None
         self.words: Words | None = None
@@ -94,6 +99,18 @@ class Sites:
             site.units.pop(name, None)
         del self.methods[name], self.shared[name]
         self.refresh()
+
+    def add_fusion(self, name: str, units: Mapping[str, tuple[Unit, ...]], shared: tuple[Shared, ...]) -> None:
+        """Give a fusion its units."""
+        for site, here in units.items():
+            (self.by_name[site].fusions[name],) = here
+        self.fusions[name] = shared
+
+    def remove_fusion(self, name: str) -> None:
+        """Take a fusion's units away."""
+        for site in self.by_name.values():
+            site.fusions.pop(name, None)
+        del self.fusions[name]
 
     def refresh(self) -> None:
         """Hooks where units are, none where none are; plans are made anew."""
@@ -147,10 +164,10 @@ class Sites:
         """Refuse a composition that this model cannot run.
 
         Raises:
-            CompositionError: it names an adapter that the model does not have.
+            CompositionError: it names an adapter or a fusion that the model does not have.
             UnsupportedError: a block that has no meaning for its adapters; names block, methods and model.
         """
-        check(tree, list(self.methods))
+        check(tree, list(self.methods), list(self.fusions))
         if self.words is not None and self.words.active is not None:
             self._without_words(tree)
         refuse(tree, self.by_name.values(), self.methods, str(self.model.config.model_type))
@@ -185,10 +202,17 @@ class Sites:
         """Hidden states with what the composition in force does to the embeddings undone, for an output embedding
         outside of the model: that of a named head."""
         setup = current_setup()
-        for site, tree in self.plan(self.active if setup is None else setup.composition).items():
-            if isinstance(site, EmbeddingSite):
-                hidden = site.undone(tree, hidden)
+        tree = self.active if setup is None else setup.composition
+        inverted = self.inverted(tree)
+        if inverted:
+            tasks = spread(resolve(tree, current_tasks()), len(hidden), width(tree), False)
+            for site in inverted:
+                hidden = site.undone(self.plan(tree)[site], EmbeddingState(hidden, tasks=tasks))
         return hidden
+
+    def inverted(self, tree: Composition | None) -> list[EmbeddingSite]:
+        """Where a composition changes embeddings in a way that is undone before the output embedding."""
+        return [site for site in self.plan(tree) if isinstance(site, EmbeddingSite)]
 
     def word_table(self) -> Tensor:
         """The embeddings of words in force, (words, embedding size).
@@ -232,6 +256,9 @@ class Sites:
         forward.tokens = self._tokens(entrance, named)
         for name in names(tree):
             forward.once |= {module: module.compute() for module in self.shared[name]}
+        for block in blocks(tree):
+            if isinstance(block, Fuse):
+                forward.once |= {module: module.compute() for module in self.fusions[block.fusion]}
         return forward
 
     def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
@@ -277,8 +304,10 @@ class Sites:
                 )
         given = dict(zip(self._inputs[module], args, strict=False)) | kwargs
         named = repeated(given, 1 if current_repeats() else width(tree))
-        check_rows(tree, rows_of(named))
+        tasks = spread(resolve(tree, current_tasks()), rows_of(named), width(tree), current_repeats())
+        check_rows(tree, range(rows_of(named)), tasks)
         forward = self.begin(tree, module, named)
+        forward.tasks = tasks
         enter(forward)
         try:
             widened = self._widen(forward, module, named)

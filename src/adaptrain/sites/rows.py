@@ -1,11 +1,12 @@
-"""The rows of what a model is given: how many there are, and all of them several times."""
+"""The rows of what a model is given and returns: how many there are, all of them several times, and some of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
@@ -37,15 +38,36 @@ def repeated(named: dict[str, Any], times: int) -> dict[str, Any]:
     if times == 1:
         return named
     rows = rows_of(named)
-    return {key: _repeat(value, rows, times) for key, value in named.items()}
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.repeat(times, *[1] * (tensor.dim() - 1))
+
+    return {key: _each(value, rows, repeat) for key, value in named.items()}
 
 
-def _repeat(value: Any, rows: int, times: int) -> Any:
+def taken(whole: Any, rows: int, chosen: Sequence[int]) -> Any:
+    """The chosen rows of every tensor in `whole` that has `rows` of them; the same object for all in their order."""
+    if list(chosen) == list(range(rows)):
+        return whole
+    first, stop = (chosen[0], chosen[-1] + 1) if chosen else (0, 0)
+    one_piece = list(chosen) == list(range(first, stop))
+
+    def take(tensor: Tensor) -> Tensor:
+        if one_piece:
+            return tensor[first:stop]
+        return tensor.index_select(0, torch.tensor(chosen, device=tensor.device))
+
+    if isinstance(whole, Mapping) and not isinstance(whole, ModelOutput):
+        return {key: _each(value, rows, take) for key, value in whole.items()}
+    return _each(whole, rows, take)
+
+
+def _each(value: Any, rows: int, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.repeat(times, *[1] * (value.dim() - 1)) if value.dim() and len(value) == rows else value
+        return change(value) if value.dim() and len(value) == rows else value
     if isinstance(value, ModelOutput):
-        changed = {key: _repeat(each, rows, times) for key, each in value.items()}
+        changed = {key: _each(each, rows, change) for key, each in value.items()}
         return dataclasses.replace(value, **changed) if dataclasses.is_dataclass(value) else type(value)(**changed)
     if isinstance(value, tuple):
-        return tuple(_repeat(each, rows, times) for each in value)
+        return tuple(_each(each, rows, change) for each in value)
     return value

@@ -52,8 +52,8 @@ class Masking:
         """
         if tokenizer.mask_token_id is None:
             raise ConfigError(
-                f"task.type=masked_lm needs a tokenizer with a mask token, and that of {tokenizer.name_or_path} has none; "
-                "choose a base model that was pre-trained on masked words (BERT, RoBERTa, XLM-R)"
+                f"task.type=masked_lm needs a tokenizer with a mask token, and that of {tokenizer.name_or_path} has "
+                "none; choose a base model that was pre-trained on masked words (BERT, RoBERTa, XLM-R)"
             )
         known = np.asarray(sorted(tokenizer.get_vocab().values()))
         special = np.zeros(int(known[-1]) + 1, dtype=bool)

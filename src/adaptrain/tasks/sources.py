@@ -226,7 +226,7 @@ def read_file(file: Path) -> datasets.Dataset:
 
 
 def _read_lines(file: str, **_: Any) -> datasets.Dataset:
-    """A text a line, in the column `text`. Lines end where the file ends them, not at what Unicode calls a separator."""
+    """A text a line, in the column `text`; what Unicode alone calls the end of a line is none."""
     lines = Path(file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     return datasets.Dataset.from_dict({"text": lines if lines[-1] else lines[:-1]})
 

@@ -128,8 +128,8 @@ class TextReader:
         if 0 in counts:
             text = rows.texts[counts.index(0)]
             raise DataError(
-                f"{rows.place}, split '{rows.split}': nothing of the text {text!r:.60} can be masked: all its tokens are "
-                "special ones. Leave it out"
+                f"{rows.place}, split '{rows.split}': nothing of the text {text!r:.60} can be masked: all its tokens "
+                "are special ones. Leave it out"
             )
         return replace(encoded, labels=counts, weights=counts)
 

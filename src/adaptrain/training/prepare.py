@@ -14,6 +14,7 @@ from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
 from adaptrain.training.heads import put_head
+from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
@@ -24,13 +25,15 @@ class Prepared:
     """A run that can begin.
 
     Attributes:
-        model: the base model with a fresh adapter and head, both named after the task, that train.
+        model: the base model with a fresh adapter and head, both named after the task, that train; or with the adapters
+            of the run's composition.
         reader: rows to batches.
         splits: rows by role: `train`, `validation`, and `test` where the task names one.
         encoded: the same as tokens.
         reported: role of the split that the score is of.
         baseline: the trivial answer on that split.
-        notes: what a person should know of the data.
+        notes: what a person should know of the data and of saved adapters.
+        sources: the saved adapters of the composition.
     """
 
     config: RunConfig
@@ -43,6 +46,7 @@ class Prepared:
     reported: str
     baseline: Baseline
     notes: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
 
     def predict(self, role: str) -> Predictions:
         """What the model, as it is now, says of a split."""
@@ -51,8 +55,11 @@ class Prepared:
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
-        adapter = self.model.parameter_count(self.config.task.name)
         trainable = sum(parameter.numel() for _, parameter in self.model.trainable_parameters())
+        if self.config.plain:
+            adapter = self.model.parameter_count(self.config.task.name)
+        else:
+            adapter = trainable - sum(parameter.numel() for parameter in self.model.heads.parameters())
         return adapter, trainable - adapter, self.model.base_model.num_parameters()
 
     def describe_data(self) -> list[dict[str, Any]]:
@@ -77,6 +84,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """Load and check everything, cheap things first.
 
     Raises:
+        CheckpointError: a saved adapter of the composition is missing or wrong.
         ConfigError: a device that is not there, a `max_length` without room for text; words to mask and a tokenizer
             without a mask token; a key of a head that is the checkpoint's own.
         DataError: rows that are missing or wrong.
@@ -85,7 +93,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """
     task = config.task
     check_library(config.model)
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, method.trains_base)
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, config.plain and method.trains_base)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -100,9 +108,14 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     own_head = "masked_lm" if task.type == "masked_lm" else None
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
-    model.add_adapter(task.name, config=method)
+    sources = () if config.plain else assemble(model, config)
+    if config.plain:
+        model.add_adapter(task.name, config=method)
     head_note = put_head(model, config)
-    model.train_adapter(task.name)
+    if config.plain:
+        model.train_adapter(task.name)
+    else:
+        train_composition(model, config)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
@@ -116,7 +129,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
     notes = notes if head_note is None else (head_note, *notes)
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes)
+    notes += source_notes(sources, base.fingerprint)
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources)
 
 
 def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from adaptrain.config.composition import complete_members
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, OutputError
 from adaptrain.evaluation.metrics import check_metrics, get_metric
@@ -23,9 +24,10 @@ from adaptrain.files import read_json, write_json
 from adaptrain.methods import MethodConfig, config_from_dict
 from adaptrain.reporting.folder import MANIFEST, RESULT, check_free, is_finished, made_whole, run_folder
 from adaptrain.reporting.manifest import manifest, versions
-from adaptrain.reporting.results import preset_name, result_row
+from adaptrain.reporting.results import method_name, result_row
 from adaptrain.training.display import Display, Displays, JsonLog, make_display
 from adaptrain.training.loop import Plan, fit, total_steps
+from adaptrain.training.members import check_members, refuse_branches
 from adaptrain.training.memory import peak_memory, reset_peak
 from adaptrain.training.prepare import Prepared, prepare
 from adaptrain.training.state import TrainState, make_optimizer
@@ -87,6 +89,7 @@ def train(
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     config, method = complete(config)
+    refuse_branches(config)
     folder = run_folder(config)
     if is_finished(folder) and not config.force:
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
@@ -126,7 +129,10 @@ def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
     """
     method = config_from_dict(config.adapter)
     task = config.task
-    if method.trains_base and config.model.quantize is not None:
+    if not config.plain:
+        config = complete_members(config)
+        check_members(config)
+    elif method.trains_base and config.model.quantize is not None:
         raise ConfigError(
             f"adapter={method.method} trains the base model's weights, which model.quantize={config.model.quantize} "
             "keeps in few bits; set model.quantize=null, or choose another adapter"
@@ -163,7 +169,7 @@ def _train(run: Prepared, display: Display) -> TrainState:
     )
     for note in run.notes:
         display.note(note)
-    display.start(f"{preset_name(config.adapter)} on {config.task.name}", plan.steps, metric)
+    display.start(f"{method_name(config)} on {config.task.name}", plan.steps, metric)
     fit(run.model, state, plan, config.trainer, run.hardware, display)
     return state
 
@@ -208,7 +214,10 @@ def _write(
 ) -> None:
     """The adapter and its results; the manifest, which makes the run finished, is written after them."""
     config = run.config
-    run.model.save_adapter(work, config.task.name)
+    if config.plain:
+        run.model.save_adapter(work, config.task.name)
+    else:
+        run.model.save_composition(work)
     predictions.write(work / "predictions.jsonl")
     write_task(
         work,
@@ -255,12 +264,14 @@ def _write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[s
         peak_memory=spent.memory,
         notes=run.notes,
     )
+    if not run.config.plain:
+        values["adapters"] = [source.describe() for source in run.sources]
     write_json(work / MANIFEST, values)
 
 
 def config_yaml(config: RunConfig) -> str:
     """A resolved config as YAML."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(config.resolved()), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -122,14 +122,16 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> Iterable[tuple[str, Tenso
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], config: TrainerConfig, rate: Callable[[str], float] = lambda _: 1.0
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019). Biases, norms and other vectors do not decay.
+    """AdamW (Loshchilov & Hutter 2019). Biases, norms and other vectors do not decay; nor does a fusion's value matrix,
+    which is to stay near the identity and not near zero.
 
     Args:
         rate: what a parameter's learning rate is multiplied with, by its name.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else config.weight_decay
+        still = parameter.ndim < 2 or name.endswith(("bias", ".fusion.value.weight"))
+        decay = 0.0 if still else config.weight_decay
         groups.setdefault((decay, rate(name)), []).append(parameter)
     return torch.optim.AdamW(
         [
