@@ -86,10 +86,11 @@ class MaskedLMHead(Head):
         self.vocab_size, self.sparse = vocab_size, sparse_prediction
         self.activation = ACTIVATIONS[activation.lower()]
         sizes = [hidden_size] * (layers - 1) + [embedding_size]
-        self.hidden = nn.ModuleList(nn.Linear(sizes[index], sizes[index + 1]) for index in range(layers - 1))
-        self.norms = nn.ModuleList(nn.LayerNorm(layer.out_features, eps) for layer in self.hidden if layer_norm)
+        maps = [nn.Linear(sizes[index], sizes[index + 1]) for index in range(layers - 1)]
+        self.hidden = nn.ModuleList(maps)
+        self.norms = nn.ModuleList(nn.LayerNorm(layer.out_features, eps) for layer in maps if layer_norm)
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
-        for layer in self.hidden:
+        for layer in maps:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self._sites: Callable[[], Sites] | None = None
