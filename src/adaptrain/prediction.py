@@ -17,7 +17,7 @@ from adaptrain.branches import ends, outlets
 from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
 from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
-from adaptrain.heads import ClassificationHead, Head
+from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
 from adaptrain.sites import Sites, repeated, resolve, rows_of, taken
 
 Heads = str | tuple[str | None, ...] | None
@@ -109,6 +109,39 @@ class WithHeads(nn.Module):
         )
         self.add_head(head_name, head, overwrite_ok)
 
+    def add_masked_lm_head(
+        self,
+        head_name: str,
+        layers: int = 2,
+        activation_function: str = "gelu",
+        layer_norm: bool = True,
+        bias: bool = True,
+        sparse_prediction: bool = False,
+        overwrite_ok: bool = False,
+    ) -> None:
+        """Add a head for masked words over the embeddings in force; see `heads.MaskedLMHead`.
+
+        Raises:
+            AdapterNameError: the name is taken and not `overwrite_ok`.
+            ConfigError: an option is wrong.
+            UnsupportedError: the base model has a head of its own, does not see both sides of a masked word, or looks
+                up no words.
+        """
+        config: Any = self.base_model.config
+        if self.architecture.encoder_decoder or any(stack.causal for stack in self.architecture.stacks):
+            raise UnsupportedError(
+                f"A {config.model_type} does not see what follows a masked word; a masked_lm head is for encoders"
+            )
+        words, size = self.sites.word_table(), int(config.hidden_size)
+        eps = float(getattr(config, "layer_norm_eps", 1e-12))
+        head = MaskedLMHead(
+            size, words.shape[1], len(words), layers, activation_function, layer_norm, eps, bias, sparse_prediction
+        )
+        self.add_head(head_name, head, overwrite_ok)
+
+    def _live_sites(self) -> Sites:
+        return self.sites
+
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
@@ -120,6 +153,7 @@ class WithHeads(nn.Module):
         if key_of(name) in self.heads and not overwrite_ok:
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name
+        head.bind(self._live_sites)
         self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
         self._active_head = name
 
@@ -206,6 +240,11 @@ class WithHeads(nn.Module):
             return head(self.base_model(**inputs), given, told)
         names = _complete(tree, heads)
         assert tree is not None
+        if any(isinstance(self._known(name), MaskedLMHead) for name in names) and self.sites.inverted(tree):
+            raise UnsupportedError(
+                f"{tree} changes the embeddings, which a masked_lm head undoes for all rows together, not for one "
+                "branch of several; set active_head to one name"
+            )
         tasks = resolve(tree, current_tasks())
         rows = outlets(tree, range(batch * times), None if tasks is None else tasks * times)
         each = _labels(labels, names, [[row % batch for row in share] for share in rows])

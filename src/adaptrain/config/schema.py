@@ -79,13 +79,13 @@ class TaskConfig:
         type: shape of the task.
         path: hub id, local folder, a file with `{split}` in its name, or `package:module:folder`.
         subset: configuration of a hub data set.
-        labels: the label map in order; a row's label is its index or its name. Empty for regression.
+        labels: the label map in order; a row's label is its index or its name. Empty for what has no classes.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
     """
 
     name: str
-    type: Literal["classification", "regression"]
+    type: Literal["classification", "regression", "masked_lm"]
     path: str
     subset: str | None = None
     revision: str | None = None
@@ -100,6 +100,13 @@ class TaskConfig:
             yield "labels", "needs at least two names for a classification"
         if self.type == "regression" and self.labels:
             yield "labels", "must be empty for a regression"
+        if self.type == "masked_lm":
+            if self.labels:
+                yield "labels", "must be empty for masked words, which are the labels themselves"
+            if self.columns.text_pair is not None:
+                yield "columns.text_pair", f"is '{self.columns.text_pair}'; words are masked in one text a row"
+            if self.columns.label != ColumnsConfig.label:
+                yield "columns.label", f"is '{self.columns.label}'; masked words are the labels themselves"
         if len(set(self.labels)) < len(self.labels):
             yield "labels", "names a label twice"
 
@@ -293,6 +300,8 @@ class RunConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.seed < 2**32:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+        if self.task.type == "masked_lm" and self.head.dropout is not None:
+            yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
 
     @property
     def plain(self) -> bool:

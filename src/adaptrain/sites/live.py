@@ -33,12 +33,13 @@ from adaptrain.methods.layers import absent
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
-from adaptrain.sites.embedding import PromptSite
+from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
 from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
+from adaptrain.state import EmbeddingState
 
 
 class Sites:
@@ -211,6 +212,32 @@ class Sites:
             pruned = {site: prune(tree, site.units.__contains__) for site in sites}
             self._plans[tree, skipped] = {site: here for site, here in pruned.items() if here is not None}
         return self._plans[tree, skipped]
+
+    def undone(self, hidden: Tensor) -> Tensor:
+        """Hidden states with what the composition in force does to the embeddings undone, for an output embedding
+        outside of the model: that of a named head."""
+        setup = current_setup()
+        tree = self.active if setup is None else setup.composition
+        inverted = self.inverted(tree)
+        if inverted:
+            tasks = spread(resolve(tree, current_tasks()), len(hidden), width(tree), False)
+            for site in inverted:
+                hidden = site.undone(self.plan(tree)[site], EmbeddingState(hidden, tasks=tasks))
+        return hidden
+
+    def inverted(self, tree: Composition | None) -> list[EmbeddingSite]:
+        """Where a composition changes embeddings in a way that is undone before the output embedding."""
+        return [site for site in self.plan(tree) if isinstance(site, EmbeddingSite)]
+
+    def word_table(self) -> Tensor:
+        """The embeddings of words in force, (words, embedding size).
+
+        Raises:
+            UnsupportedError: the model looks up no words, or its stacks have words of their own each.
+        """
+        if self.words is None:
+            self.words = Words(self.model, self.architecture)
+        return self.words.weight if self.words.active is None else self.words.active.weight
 
     def has_prompt(self, tree: Composition | None) -> bool:
         """Whether a composition reads more than the words."""

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
-from adaptrain.evaluation.baseline import Baseline, trivial_baseline
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline, unigram_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
 from adaptrain.sites.below import Below
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
 from adaptrain.training.drop import check_drop
 from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
+from adaptrain.training.heads import put_head
 from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
@@ -96,6 +96,7 @@ class Prepared:
                 "rows_of_split": rows.found,
                 "truncated": self.encoded[role].truncated,
                 "empty": rows.empty,
+                "skipped": rows.skipped,
             }
             for role, rows in self.splits.items()
         ]
@@ -106,7 +107,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     Raises:
         CheckpointError: a saved adapter of the composition is missing or wrong.
-        ConfigError: a device that is not there, a `max_length` without room for text.
+        ConfigError: a device that is not there, a `max_length` without room for text; words to mask and a tokenizer
+            without a mask token; a key of a head that is the checkpoint's own.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
         UnsupportedError: a method or model that do not go together.
@@ -127,18 +129,13 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
+    own_head = "masked_lm" if task.type == "masked_lm" else None
+    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)
     if config.plain:
         model.add_adapter(task.name, config=method)
-    model.add_classification_head(
-        task.name,
-        num_labels=SHAPES[task.type].outputs(task),
-        layers=config.head.layers,
-        dropout=config.head.dropout,
-        id2label=dict(enumerate(task.labels)) or None,
-    )
+    head_note = put_head(model, config)
     if config.plain:
         model.train_adapter(task.name)
     else:
@@ -152,8 +149,12 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     reader = text_reader(tokenizer, model.base_model, task, config.data)
     encoded = {role: reader.encode(rows) for role, rows in splits.items()}
     metrics = (task.metric, *task.extra_metrics)
-    baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    if reader.collate.masking is None:
+        baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    else:
+        baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
     below = None
     if config.trainer.cache_frozen:
@@ -171,4 +172,6 @@ def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
         notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
     if rows.empty:
         notes.append(f"split '{rows.split}': {rows.empty} of {len(rows)} rows have an empty text")
+    if rows.skipped:
+        notes.append(f"split '{rows.split}': {rows.skipped} of {rows.found} texts are empty and were left out")
     return notes
