@@ -126,11 +126,11 @@ def load_foreign_fusion(
     name = load_as or found.name
     if missing := [member for member in found.members if member not in configs]:
         raise CheckpointError(
-            f"{folder} is a fusion of {listed(map(repr, found.members))}, and the model has no adapter '{missing[0]}'; load the "
-            "adapters first, under these names"
+            f"{folder} is a fusion of {listed(map(repr, found.members))}, and the model has no adapter '{missing[0]}'; "
+            "load the adapters first, under these names"
         )
     block = Fuse(*found.members, name=name)
-    adapterhub.check_setup(folder, block, configs)
+    adapterhub.check_setup(folder, block, configs, model)
     return make(folder, name, found.config, found.tensors, sites), block
 
 
@@ -138,7 +138,7 @@ def _load_foreign(folder: Path, model: PreTrainedModel, sites: Sites, with_head:
     found = adapterhub.read_setup(folder)
     loaded = [checkpoint.load(model, sites, place, name, with_head=False) for name, place in found.adapters.items()]
     configs = {each.adapter.name: each.adapter.config for each in loaded}
-    adapterhub.check_setup(folder / adapterhub.SETUP_CONFIG, found.tree, configs)
+    adapterhub.check_setup(folder / adapterhub.SETUP_CONFIG, found.tree, configs, model)
     fusions = []
     for name, place in found.fusions.items():
         foreign = adapterhub.read_fusion_folder(place, model)
@@ -150,7 +150,7 @@ def _load_foreign(folder: Path, model: PreTrainedModel, sites: Sites, with_head:
             raise CheckpointError(f"{folder}: the head '{name}' has no config; load with with_head=False")
         refuse_named_head(place, model)
     active = found.active if with_head else None
-    return Composed(found.tree, tuple(loaded), tuple(fusions), heads, {}, active)
+    return Composed(parse(found.tree) or found.tree, tuple(loaded), tuple(fusions), heads, {}, active)
 
 
 def save(

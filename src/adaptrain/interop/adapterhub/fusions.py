@@ -51,7 +51,7 @@ def recognises_fusion(folder: Path) -> bool:
 def read_fusion_folder(folder: Path, model: PreTrainedModel) -> ForeignFusion:
     """Read a fusion for a model.
 
-    The temperature is not in the library's files; it starts at 50 again, as it does there.
+    The temperature is not in the files: it is 1, where a long training ends.
 
     Raises:
         CheckpointError: unreadable, made for another model, or something in it that cannot be computed as the library
@@ -74,7 +74,7 @@ def read_fusion_folder(folder: Path, model: PreTrainedModel) -> ForeignFusion:
             sublayers=tuple(dict.fromkeys(sublayer for _, sublayer in places))
         )
         if config.temperature:
-            tensors["temperature.fusion.T"] = torch.tensor(50.0)
+            tensors["temperature.fusion.T"] = torch.tensor(1.0)
     except (AdaptrainError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from None
     return ForeignFusion(name, members, config, tensors)

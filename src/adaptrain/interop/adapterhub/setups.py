@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from adaptrain.composition import (
     Average,
@@ -24,10 +27,11 @@ from adaptrain.composition import (
     Stack,
     blocks,
     names,
-    parse,
 )
 from adaptrain.errors import AdaptrainError, CheckpointError, listed, unknown
 from adaptrain.files import read_json
+from adaptrain.interop.adapterhub.families import family_of
+from adaptrain.interop.adapterhub.family import Family
 from adaptrain.interop.adapterhub.fusions import FUSION_CONFIG
 from adaptrain.methods import BnConfig, LoRAConfig, MethodConfig, PrefixTuningConfig
 
@@ -37,6 +41,19 @@ _BLOCKS: dict[str, type[Block]] = {
 }
 _SIZES = {Split: "splits", BatchSplit: "batch_sizes"}
 _SHAPE = ("original_ln_before", "original_ln_after", "residual_before_ln", "is_parallel")
+"""What the library reads of one bottleneck for all that stand side by side."""
+
+_PLACES = (
+    "mh_adapter",
+    "output_adapter",
+    "cross_adapter",
+    "selfattn_lora",
+    "intermediate_lora",
+    "output_lora",
+    "attn_matrices",
+    "leave_out",
+)
+"""What decides where an adapter acts; the first three are a bottleneck's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class ForeignSetup:
     """A set-up folder in our terms.
 
     Attributes:
+        tree: as the library wrote it, blocks of one child too.
         adapters, fusions, heads: name → folder.
         active: the heads that were active.
     """
@@ -73,14 +91,12 @@ def read_setup(folder: Path) -> ForeignSetup:
     values = read_json(file)
     fusions: dict[str, Path] = {}
     try:
-        tree = parse(_tree(folder, values["adapter_setup"], fusions))
+        tree = _tree(folder, values["adapter_setup"], fusions)
         heads, active = _heads(values.get("head_setup"))
     except AdaptrainError as error:
         raise CheckpointError(f"{file}: {error}") from None
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not a set-up as AdapterHub writes it: {error!r}") from None
-    if tree is None:
-        raise CheckpointError(f"{file} holds no composition")
     adapters = {name: _inside(folder, name) for name in names(tree)}
     return ForeignSetup(tree, adapters, fusions, {name: _inside(folder, name) for name in heads}, active)
 
@@ -142,29 +158,35 @@ def _inside(folder: Path, name: str) -> Path:
     return found
 
 
-def check_setup(where: Path, tree: Composition, configs: Mapping[str, MethodConfig]) -> None:
+def check_setup(where: Path, tree: Composition, configs: Mapping[str, MethodConfig], model: PreTrainedModel) -> None:
     """Refuse a composition that the library computes by another formula than ours.
 
     Args:
+        tree: as it was written; the library does not simplify it.
         configs: of all adapters of the composition.
 
     Raises:
-        CheckpointError: says which block, which adapters, and what the library does there.
+        CheckpointError: says which block, and what the library does there.
     """
-    for reason in _differences(tree, configs):
+    for reason in _differences(tree, configs, family_of(model)):
         raise CheckpointError(f"{where}: {reason}")
 
 
-def _differences(tree: Composition, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
+def _differences(tree: Composition, configs: Mapping[str, MethodConfig], family: Family) -> Iterator[str]:
     if len(names(tree)) > 1:
         yield from _only_first(tree, configs)
     for block in blocks(tree):
+        after_attention = any(config.mh_adapter for config in _bottlenecks(block, configs))
+        if family.exchanged and after_attention and isinstance(block, Stack | Fuse) and len(names(block)) > 1:
+            yield f"{block}: on this family the library takes the residual for the attention's output (mh_adapter)"
         if isinstance(block, Stack):
             yield from _in_stack(block, configs)
         else:
             yield from _side_by_side(block, configs)
         if isinstance(block, Fuse):
             yield from _fused(block, configs)
+        if isinstance(block, Average):
+            yield from _averaged(block, configs)
 
 
 def _only_first(tree: Composition, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
@@ -187,23 +209,20 @@ def _in_stack(block: Stack, configs: Mapping[str, MethodConfig]) -> Iterator[str
     children = [list(_bottlenecks(child, configs)) for child in block.children]
     if sum(map(bool, children)) > 1 and any(config.is_parallel for child in children for config in child):
         yield f"{block}: in a stack with a parallel bottleneck the library loses what the others add"
-    after = {config.original_ln_after for child in children for config in child}
-    if len(after) > 1:
-        yield f"{block}: the library takes original_ln_after of the last adapter for all of a stack"
-    adding = [child for child in block.children if any(_adds(config) for config in _members(child, configs))]
-    if len(adding) > 1:
+    lora = [child for child in block.children if any(isinstance(each, LoRAConfig) for each in _members(child, configs))]
+    if len(lora) > 1 and any(_adds(config) for config in _members(block, configs)):
         yield f"{block}: the library nests a stack of LoRAs, B₂ A₂ (B₁ A₁ x), where their deltas add up here"
 
 
 def _side_by_side(block: Block, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
     bottlenecks = list(_bottlenecks(block, configs))
-    for key in _SHAPE:
-        if len({getattr(config, key) for config in bottlenecks}) > 1:
+    for place, key in product(_PLACES[:3], _SHAPE):
+        if len({getattr(config, key) for config in bottlenecks if getattr(config, place)}) > 1:
             yield f"{block}: its adapters differ in {key}, and the library takes that of one of them for all"
     nested = isinstance(block, MultiTask) or any(isinstance(child, Block) for child in block.children)
     if nested and any(config.original_ln_before for config in bottlenecks):
         yield f"{block}: the library adds the residual and applies the norm (original_ln_before) twice there"
-    lengths = {config.prefix_length for config in _members(block, configs) if isinstance(config, PrefixTuningConfig)}
+    lengths = {_prefix_length(configs[name]) for name in names(block)}
     if len(lengths) > 1:
         yield f"{block}: its prefixes differ in length, and the library attends to what it pads them with"
 
@@ -216,6 +235,21 @@ def _fused(block: Fuse, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
             yield f"{block}: the library adds the residual twice where it fuses parallel bottlenecks"
         if config.use_gating or config.ln_after:
             yield f"{block}: the library fuses what its bottlenecks add before use_gating and ln_after"
+
+
+def _averaged(block: Average, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
+    if any(_adds(config) for config in _members(block, configs)):
+        yield f"{block}: the library divides the deltas of an average of LoRAs once more by their number"
+    places = {
+        tuple(tuple(getattr(config, key, None) for key in _PLACES) for config in configs[name].members())
+        for name in names(block)
+    }
+    if len(places) > 1:
+        yield f"{block}: its adapters act at different places, and the library weighs one by the weights of all"
+
+
+def _prefix_length(config: MethodConfig) -> int:
+    return sum(member.prefix_length for member in config.members() if isinstance(member, PrefixTuningConfig))
 
 
 def _members(tree: Composition, configs: Mapping[str, MethodConfig]) -> Iterator[MethodConfig]:
