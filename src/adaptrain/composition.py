@@ -154,26 +154,32 @@ class Parallel(Block):
 
 @dataclass(frozen=True, init=False)
 class Average(Block):
-    """The mean of the children's outputs, weighted by `weights` (they sum to one), equal weights when None."""
+    """The mean of the children's outputs, weighted by `weights`: divided by their sum unless `normalize_weights` is
+    false, equal ones when None."""
 
     weights: tuple[float, ...] | None
+    normalize_weights: bool
 
     def __init__(
         self, *children: Composition, weights: Sequence[float] | None = None, normalize_weights: bool = True
     ) -> None:
         super().__init__(*children)
-        if weights is not None:
-            if len(weights) != len(self.children):
-                raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
-            total = sum(weights) if normalize_weights else 1.0
-            if total == 0:
-                raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
-            weights = tuple(weight / total for weight in weights)
-        object.__setattr__(self, "weights", weights)
+        if weights is not None and len(weights) != len(self.children):
+            raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
+        if weights is not None and normalize_weights and sum(weights) == 0:
+            raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
+        object.__setattr__(self, "weights", None if weights is None else tuple(weights))
+        object.__setattr__(self, "normalize_weights", normalize_weights)
+
+    def shares(self) -> list[float]:
+        """What each child's output is multiplied with."""
+        if self.weights is None:
+            return [1 / len(self.children)] * len(self.children)
+        total = sum(self.weights) if self.normalize_weights else 1.0
+        return [weight / total for weight in self.weights]
 
     def printed(self) -> dict[str, Any]:
-        # normalising what has been normalised moves the last digit
-        return self.options() | ({} if self.weights is None else {"normalize_weights": False})
+        return {"weights": self.weights, **({} if self.normalize_weights else {"normalize_weights": False})}
 
 
 @dataclass(frozen=True, init=False)
@@ -201,59 +207,6 @@ def names(tree: Composition | None) -> tuple[str, ...]:
 def last(tree: Composition) -> str:
     """The adapter that acts last; of several side by side, the last one."""
     return tree if isinstance(tree, str) else last(tree.children[-1])
-
-
-Rows = Sequence[int]
-Tasks = Sequence[int] | None
-
-
-def divide(block: Block, rows: Rows, tasks: Tasks) -> list[tuple[Rows, Tasks]]:
-    """The rows that each child of a block gets, and their tasks: all of them where it does not divide rows.
-
-    Raises:
-        CompositionError: the sizes of a BatchSplit do not sum up to the rows.
-    """
-    count = len(block.children)
-    if isinstance(block, MultiTask):
-        assert tasks is not None
-        chosen = [[at for at, task in enumerate(tasks) if task == index] for index in range(count)]
-        return [([rows[at] for at in those], [tasks[at] for at in those]) for those in chosen]
-    if not isinstance(block, Parallel | BatchSplit):
-        return [(rows, tasks)] * count
-    sizes = block.shares(len(rows), "rows") if isinstance(block, BatchSplit) else [len(rows) // count] * count
-    parts = [slice(sum(sizes[:index]), sum(sizes[: index + 1])) for index in range(count)]
-    return [(rows[part], None if tasks is None else tasks[part]) for part in parts]
-
-
-def ends(tree: Composition) -> list[str | None]:
-    """For each branch of rows that a composition ends in, the name that its head has: that of the adapter or the fusion
-    it ends in, None for other blocks."""
-    match tree:
-        case str():
-            return [tree]
-        case Stack():
-            return ends(tree.children[-1])
-        case Fuse():
-            return [tree.fusion]
-        case Parallel() | BatchSplit() | MultiTask():
-            return [name for child in tree.children for name in ends(child)]
-        case _:
-            return [None]
-
-
-def outlets(tree: Composition, rows: Rows, tasks: Tasks) -> list[list[int]]:
-    """The rows that come out of each branch of `ends`.
-
-    Args:
-        rows: that go in, as they are numbered in what the model is given, repetitions for Parallel included.
-        tasks: of each of these rows, where there is a MultiTask.
-    """
-    if isinstance(tree, Stack):
-        return outlets(tree.children[-1], rows, tasks)
-    if not isinstance(tree, Parallel | BatchSplit | MultiTask):
-        return [list(rows)]
-    shares = zip(tree.children, divide(tree, rows, tasks), strict=True)
-    return [found for child, share in shares for found in outlets(child, *share)]
 
 
 def blocks(tree: Composition | None) -> Iterator[Block]:
@@ -377,7 +330,7 @@ def _simplify(tree: Composition) -> Composition:
     if isinstance(tree, str):
         return tree
     children = [_simplify(child) for child in tree.children]
-    weighted = isinstance(tree, Average) and tree.weights not in (None, (1.0,))
+    weighted = isinstance(tree, Average) and tree.shares() != [1.0]
     if len(children) == 1 and not isinstance(tree, Fuse) and not weighted:
         return children[0]
     return with_children(tree, children)

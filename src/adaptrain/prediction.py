@@ -13,7 +13,8 @@ from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, ends, outlets, width
+from adaptrain.branches import ends, outlets
+from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
 from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
 from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
@@ -189,6 +190,13 @@ class WithHeads(nn.Module):
             return None
         return found[0] if len(found) == 1 else found
 
+    def _heads_for(self, tree: Composition | None) -> Heads:
+        """The heads that bear the names of a composition's ends; else the active ones, if they are one, or as many."""
+        found, active = self._follow(tree), self._active_head
+        if found is not None or not isinstance(active, tuple):
+            return found or active
+        return active if tree is not None and len(ends(tree)) == len(active) else None
+
     def _own_heads(self, tree: Composition | None) -> list[Head]:
         """The heads that train with a composition: never those of adapters that are not its ends."""
         found = self._follow(tree)
@@ -202,8 +210,7 @@ class WithHeads(nn.Module):
         setup = current_setup()
         if setup is None:
             return self.sites.active, self._active_head
-        heads = self._checked(setup.heads) or self._follow(setup.composition) or self._active_head
-        return setup.composition, heads
+        return setup.composition, self._checked(setup.heads) or self._heads_for(setup.composition)
 
     def _checked(self, heads: str | Sequence[str] | None) -> Heads:
         if heads is None or isinstance(heads, str):

@@ -151,6 +151,10 @@ class TrainerConfig:
         keep: which weights a run ends with, those of the best evaluation or the last.
         precision: of the frozen base; `auto` takes bf16 where the hardware is native in it.
         group_by_length: rows of similar length go together.
+        adapter_drop: in each optimiser step the adapters of the first n layers are skipped, n drawn uniformly from 0 to
+            this number (`docs/adapterdrop.md`).
+        cache_frozen: the layers below the lowest adapter are computed once for each row and kept in memory, as in
+            evaluation, without dropout (`docs/adapterdrop.md`).
     """
 
     epochs: int = 3
@@ -173,6 +177,8 @@ class TrainerConfig:
     device: str = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = True
+    adapter_drop: int = 0
+    cache_frozen: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("epochs", "batch_size", "eval_batch_size", "eval_every"):
@@ -187,7 +193,7 @@ class TrainerConfig:
         for key in ("learning_rate", "adam_epsilon"):
             if getattr(self, key) <= 0:
                 yield key, f"is {getattr(self, key)}; it must be positive"
-        for key in ("weight_decay", "warmup"):
+        for key in ("weight_decay", "warmup", "adapter_drop"):
             if getattr(self, key) < 0:
                 yield key, f"is {getattr(self, key)}; it must not be negative"
         for key in ("adam_beta1", "adam_beta2"):
@@ -294,6 +300,8 @@ class RunConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.seed < 2**32:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+        if self.task.type == "masked_lm" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
         if self.task.type == "masked_lm" and self.head.dropout is not None:
             yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
 
@@ -301,6 +309,11 @@ class RunConfig:
     def plain(self) -> bool:
         """Whether this is one fresh adapter, named after the task, and nothing else."""
         return self.composition in (None, self.task.name) and not self.adapters and self.fusion is None
+
+    @property
+    def expression(self) -> str | dict[str, Any]:
+        """The composition as written; the task's name where there is none."""
+        return self.task.name if self.composition is None else self.composition
 
     def resolved(self) -> dict[str, Any]:
         """Every key and its value. A plain run says nothing of compositions."""

@@ -18,6 +18,7 @@ from adaptrain.evaluation.metrics import compute
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import evaluation_batches
+from adaptrain.training.frozen import Begin, from_the_words
 from adaptrain.training.precision import Hardware, memory_errors
 
 
@@ -61,12 +62,21 @@ class Predictions:
 
 
 def predict(
-    model: Any, rows: Encoded, collate: Collator, task: TaskConfig, batch_size: int, hardware: Hardware
+    model: Any,
+    rows: Encoded,
+    collate: Collator,
+    task: TaskConfig,
+    batch_size: int,
+    hardware: Hardware,
+    begin: Begin = from_the_words,
 ) -> Predictions:
     """Run the model over all rows.
 
     The batches are a function of the rows and the batch size, so the numbers are the same during training and in a
     later evaluation. Several processes share the batches.
+
+    Args:
+        begin: around the forward of some rows.
 
     Raises:
         OutOfMemoryError: the device's memory is too small.
@@ -81,7 +91,7 @@ def predict(
     with torch.no_grad(), memory_errors(cure):
         for batch in batches[accelerator.process_index :: accelerator.num_processes]:
             inputs = {key: value.to(hardware.device) for key, value in collate(rows, batch).items()}
-            with hardware.forward():
+            with hardware.forward(), begin(batch):
                 logits = shape.answers(model, inputs)
             mine.append((batch, logits.float().cpu().numpy()))
     model.train(training)

@@ -17,6 +17,8 @@ from adaptrain.errors import AdaptrainError
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches, micro_batches
 from adaptrain.training.display import Display, Progress
+from adaptrain.training.drop import drawn_layers, dropping
+from adaptrain.training.frozen import Begin, from_the_words
 from adaptrain.training.memory import memory_used
 from adaptrain.training.precision import Hardware, memory_errors
 from adaptrain.training.state import Evaluation, TrainState, learning_rate
@@ -37,6 +39,7 @@ class Plan:
         higher_is_better: its direction.
         steps: optimiser steps in all.
         seed: decides the order of the rows, with the epoch.
+        begin: around the forward of some rows.
     """
 
     rows: Encoded
@@ -46,6 +49,7 @@ class Plan:
     higher_is_better: bool
     steps: int
     seed: int
+    begin: Begin = from_the_words
 
     def better(self, score: float, than: float | None) -> bool:
         if than is None:
@@ -77,7 +81,8 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
         here = replace(plan, collate=plan.collate.training(plan.seed, state.epoch))
         for batch in batches[state.position :]:
             _set_rate(state.optimizer, learning_rate(state.step, plan.steps, config))
-            with memory_errors(cures(config)):
+            layers = drawn_layers(plan.seed, state.step, config.adapter_drop)
+            with memory_errors(cures(config)), dropping(model, layers):
                 loss = optimise(wrapped, state.optimizer, here, batch, config, hardware)
             state.position += 1
             state.step += 1
@@ -117,10 +122,11 @@ def optimise(
     total, whole = torch.zeros((), device=hardware.device), plan.rows.weight(batch)
     for index, piece in enumerate(pieces):
         # A process without rows of its own still takes part in the exchange, with a weight of zero
-        inputs = {key: value.to(hardware.device) for key, value in plan.collate(plan.rows, piece or batch[:1]).items()}
+        rows = piece or batch[:1]
+        inputs = {key: value.to(hardware.device) for key, value in plan.collate(plan.rows, rows).items()}
         last = index == len(pieces) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            with hardware.forward():
+            with hardware.forward(), plan.begin(rows):
                 loss = model(**inputs).loss * (plan.rows.weight(piece) / whole * accelerator.num_processes)
             accelerator.backward(loss)
         total += loss.detach()

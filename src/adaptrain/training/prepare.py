@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
 from adaptrain.evaluation.baseline import Baseline, trivial_baseline, unigram_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
+from adaptrain.sites.below import Below
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.drop import check_drop
+from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
 from adaptrain.training.heads import put_head
 from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
+
+KEPT = ("train", "validation")
+"""The splits that every epoch reads."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Prepared:
         baseline: the trivial answer on that split.
         notes: what a person should know of the data and of saved adapters.
         sources: the saved adapters of the composition.
+        below: the layers whose states are kept; None where none are.
+        kept: role → those states, once `keep` has computed them.
     """
 
     config: RunConfig
@@ -47,11 +55,25 @@ class Prepared:
     baseline: Baseline
     notes: tuple[str, ...]
     sources: tuple[Source, ...] = ()
+    below: Below | None = None
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def keep(self) -> None:
+        """Compute what lies below the adapters for the rows that every epoch reads (`trainer.cache_frozen`)."""
+        if self.below is None:
+            return
+        size, collate = self.config.trainer.eval_batch_size, self.reader.collate
+        for role in KEPT:
+            self.kept[role] = keep(self.model, self.below, self.encoded[role], collate, size, self.hardware)
+
+    def begin(self, role: str) -> Begin:
+        """Around the forward of rows of a split."""
+        return self.kept[role].begin if role in self.kept else from_the_words
 
     def predict(self, role: str) -> Predictions:
         """What the model, as it is now, says of a split."""
-        size = self.config.trainer.eval_batch_size
-        return predict(self.model, self.encoded[role], self.reader.collate, self.config.task, size, self.hardware)
+        size, task, collate = self.config.trainer.eval_batch_size, self.config.task, self.reader.collate
+        return predict(self.model, self.encoded[role], collate, task, size, self.hardware, self.begin(role))
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
@@ -93,7 +115,9 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     """
     task = config.task
     check_library(config.model)
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, config.plain and method.trains_base)
+    drops = config.trainer.adapter_drop
+    trains_base = config.plain and method.trains_base
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, trains_base, drops > 0)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -116,6 +140,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         model.train_adapter(task.name)
     else:
         train_composition(model, config)
+    if drops:
+        check_drop(model, drops)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
@@ -130,7 +156,14 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
     notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources)
+    below = None
+    if config.trainer.cache_frozen:
+        below = layers_below(model)
+        size = bytes_kept(model, [encoded[role] for role in KEPT]) / 2**20
+        notes += (
+            f"the first {below.count} layers are computed once, without dropout; their states take {size:.0f} MB",
+        )
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources, below)
 
 
 def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
