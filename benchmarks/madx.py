@@ -2,11 +2,15 @@
 evaluation in French the language adapter is exchanged.
 
     python benchmarks/madx.py FOLDER MODEL --out OUT [--steps N] [--rows N] [--epochs N] [--seeds 1,2,3] [--only STAGE]
+        [--shared-steps N]
 
 FOLDER holds `train.jsonl`, `dev.jsonl` and `test.jsonl` with a caption a line in both languages,
 `{"en": …, "fr": …}`; MODEL is a base model's folder. OUT keeps the corpora, the language adapters' run folders, the
 task adapters (what is there is not trained again) and `results.jsonl`, a line for each evaluation. `docs/madx.md` has
-the table that this prints. The stages `en`, `fr` and `tasks` can be run one by one; `tasks` needs `en`.
+the table that this prints. The stages `en`, `fr`, `shared` and `tasks` can be run one by one; the last two need `en`.
+
+Where the base model has no masked-LM head, each language adapter is trained with a head of its own. `--shared-steps N`
+adds a second French one, trained under the English head, which stays as it is: what the published models have anyway.
 
 The task: who a caption is about. Its labels come from the English side by a rule, so that the French side has them too
 without ever being looked at: the first word of the caption that is in `WHO` says it; captions without one are left out.
@@ -25,14 +29,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from adaptrain import AutoAdapterModel, Stack
 from adaptrain.config.compose import compose
-from adaptrain.config.schema import ModelConfig
+from adaptrain.config.schema import ModelConfig, RunConfig
 from adaptrain.methods import SeqBnConfig
 from adaptrain.training.base_model import find_base, load_tokenizer
 from adaptrain.training.batching import epoch_batches, evaluation_batches
-from adaptrain.training.run import train
+from adaptrain.training.display import make_display
+from adaptrain.training.loop import Plan, fit
+from adaptrain.training.prepare import prepare
+from adaptrain.training.run import complete, train
+from adaptrain.training.state import TrainState, make_optimizer
 
 LANGUAGES = ("en", "fr")
 WHO = {
@@ -69,9 +78,8 @@ def write_corpora(folder: Path, out: Path) -> None:
             file.write_text("".join(" ".join(row[language].split()) + "\n" for row in rows), encoding="utf-8")
 
 
-def train_language(language: str, model: str, out: Path, steps: int) -> Path:
-    """The run folder of a language adapter."""
-    composed = compose(
+def language_run(language: str, model: str, out: Path, steps: int) -> RunConfig:
+    return compose(
         [
             *("model=minilm", "model.package=null", "model.sha256=null", f"model.name={model}"),
             *("adapter=seq_bn_inv", "adapter.reduction_factor=2", "task=masked_lm", f"task.name={language}"),
@@ -79,14 +87,48 @@ def train_language(language: str, model: str, out: Path, steps: int) -> Path:
             *("trainer.batch_size=64", f"trainer.max_steps={steps}", "trainer.learning_rate=1e-3"),
             *("trainer.warmup=0.06", "trainer.eval_batch_size=128", "seed=1"),
         ]
-    )
-    result = train(composed.config)
+    ).config
+
+
+def train_language(language: str, model: str, out: Path, steps: int) -> Path:
+    """The run folder of a language adapter."""
+    result = train(language_run(language, model, out, steps))
     row = result.row
     print(
         f"language adapter {language}: perplexity {row['score']:.1f} (unigram {row['baseline']['score']:.1f}), "
         f"token accuracy {100 * row['metrics']['token_accuracy']:.1f} %, {row['minutes']:.1f} min"
     )
     return result.folder
+
+
+def train_under_head(language: str, head: Path, model: str, out: Path, steps: int) -> Path:
+    """A language adapter under the masked-LM head of another one, which stays as it is."""
+    folder = out / "shared" / language
+    if folder.exists():
+        return folder
+    config, method = complete(language_run(language, model, out, steps))
+    run, begun = prepare(config, method), time.perf_counter()
+    (kept,) = run.model.heads.values()
+    kept.load_state_dict(load_file(head / "head.safetensors"))
+    kept.requires_grad_(False)
+    state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))
+    plan = Plan(
+        rows=run.encoded["train"],
+        collate=run.reader.collate,
+        evaluate=lambda: run.predict("validation").scores(),
+        metric="perplexity",
+        higher_is_better=False,
+        steps=steps,
+        seed=config.seed,
+    )
+    fit(run.model, state, plan, config.trainer, run.hardware, make_display())
+    scores = run.predict("validation").scores()
+    run.model.save_adapter(folder, language)
+    print(
+        f"language adapter {language} under the other's head: perplexity {scores['perplexity']:.1f}, token accuracy "
+        f"{100 * scores['token_accuracy']:.1f} %, {(time.perf_counter() - begun) / 60:.1f} min"
+    )
+    return folder
 
 
 class Captions:
@@ -154,16 +196,19 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1200, help="of each language adapter, 64 captions each")
+    parser.add_argument("--shared-steps", type=int, default=0, help="of a French adapter under the English head")
     parser.add_argument("--rows", type=int, default=6000, help="English captions that a task adapter is trained on")
     parser.add_argument("--epochs", type=int, default=2, help="passes over them")
     parser.add_argument("--seeds", default="1,2,3", help="of the task adapter")
-    parser.add_argument("--only", choices=(*LANGUAGES, "tasks"), help="run one stage")
+    parser.add_argument("--only", choices=(*LANGUAGES, "shared", "tasks"), help="run one stage")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     write_corpora(given.folder, given.out)
-    languages = {"tasks": ("en",), None: LANGUAGES}.get(given.only, (given.only,))
+    languages = {"tasks": ("en",), "shared": ("en",), None: LANGUAGES}.get(given.only, (given.only,))
     folders = {language: train_language(language, given.model, given.out, given.steps) for language in languages}
-    if given.only in LANGUAGES:
+    if given.shared_steps and given.only in (None, "shared"):
+        folders["shared"] = train_under_head("fr", folders["en"], given.model, given.out, given.shared_steps)
+    if given.only in (*LANGUAGES, "shared"):
         return
 
     tokenizer = load_tokenizer(find_base(ModelConfig(name=given.model)))
@@ -194,7 +239,7 @@ def main() -> None:
     for (kind, seed), folder in tasks.items():
         model.set_active_adapters(None)
         model.load_adapter(folder)
-        under = {"`en`": Stack("en", TASK), "`fr`": Stack("fr", TASK), "none": TASK}
+        under: dict[str, Any] = {f"`{name}`": Stack(name, TASK) for name in folders} | {"none": TASK}
         for name, composition in under.items() if kind == "stacked" else [("none", TASK)]:
             model.set_active_adapters(composition)
             for language in LANGUAGES:

@@ -127,7 +127,8 @@ def test_special_tokens_are_never_masked_wherever_they_stand() -> None:
 def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else(reader: TextReader, encoded: Encoded) -> None:
     training = reader.collate.training(3, 1)
     whole = training(encoded, list(range(8)))
-    np.random.seed(0), torch.manual_seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     for row in range(8):
         alone, length = training(encoded, [row]), encoded.lengths[row]
         for key in ("input_ids", "labels"):
@@ -193,6 +194,8 @@ def test_the_head_has_no_dropout_and_the_metric_is_of_words(base: Path, mirror: 
     assert list(config.problems()) == []
     dropped = dataclasses.replace(config, head=HeadConfig(dropout=0.1))
     assert [name for name, _ in dropped.problems()] == ["head.dropout"]
+    cached = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, cache_frozen=True))
+    assert [name for name, _ in cached.problems()] == ["trainer.cache_frozen"]
     with pytest.raises(ConfigError, match="Metrics for masked_lm are: loss, perplexity, token_accuracy"):
         complete(dataclasses.replace(config, task=dataclasses.replace(TASK, metric="accuracy")))
 

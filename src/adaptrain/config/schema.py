@@ -300,6 +300,8 @@ class RunConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.seed < 2**32:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+        if self.task.type == "masked_lm" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
         if self.task.type == "masked_lm" and self.head.dropout is not None:
             yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
 
