@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adaptrain.branches import ends, outlets
 from adaptrain.composition import (
     Average,
     BatchSplit,
@@ -20,9 +21,7 @@ from adaptrain.composition import (
     Stack,
     blocks,
     check,
-    ends,
     names,
-    outlets,
     parse,
     width,
 )

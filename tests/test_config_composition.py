@@ -98,6 +98,14 @@ def test_branches_of_one_optimiser_have_tasks_only(write):
     assert plain.adapters["b"].trainer == plain.trainer
 
 
+def test_an_entry_may_take_the_place_of_the_tasks_own_adapter():
+    entry = ["adapters.verdict={path: x, train: true}"]
+    run, named = compose(entry), compose([*entry, "composition=verdict"])
+    assert run_hash(run.config) == run_hash(named.config) != run_hash(compose([]).config)
+    assert members_of(run.config) == {"verdict": MemberConfig(path="x", train=True)}
+    assert compose(["adapters.verdict.adapter=seq_bn"]).config.adapters["verdict"].train is True
+
+
 def test_members_are_all_that_the_composition_names(write):
     config = compose([write()]).config
     assert list(members := members_of(config)) == ["lang", "cola", "mrpc"]
@@ -309,7 +317,7 @@ def test_all_mistakes_at_once_with_their_places(write):
         ),
         (
             "average(a, verdict, weigths=[1, 2])",
-            "takes the options weights, and is given weigths, did you mean 'weights'?",
+            "and is given weigths, did you mean 'weights'?",
         ),
         ("split(a, verdict)", "takes the options sizes, and is given (none)"),
         ("{stak: [a, verdict]}", "did you mean 'stack'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class WithFiles(nn.Module):
     def _put_fusion(self, fusion: Adapter) -> None:
         raise NotImplementedError
 
-    def _follow(self, tree: Composition | None) -> Any:
+    def _heads_for(self, tree: Composition | None) -> Any:
         raise NotImplementedError
 
     def _known(self, name: str) -> Head:
@@ -72,6 +73,7 @@ class WithFiles(nn.Module):
         set_active: bool = False,
         with_head: bool = True,
         version: str | None = None,
+        leave_out: Collection[int] = (),
     ) -> str:
         """Load an adapter from a folder or a hub id: our own format, or AdapterHub's. Nothing loads partly.
 
@@ -79,14 +81,19 @@ class WithFiles(nn.Module):
             load_as: the name it gets; its own when None.
             with_head: also the head beside it.
             version: revision on the hub.
+            leave_out: layers, counted over the whole model, that the adapter is loaded without, besides those that it
+                has been made without. What belongs to no layer stays.
 
         Returns:
             The adapter's name.
 
         Raises:
             CheckpointError: missing, unreadable, or not made for this model; the model is left as it was.
+            ConfigError: `leave_out` names a layer that the model does not have.
         """
-        loaded = checkpoint.load(self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head)
+        loaded = checkpoint.load(
+            self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head, leave_out
+        )
         self._put(loaded.adapter)
         if loaded.base is not None:
             self.base_model.load_state_dict(loaded.base, strict=False)  # tied tensors are stored once; keys are checked
@@ -141,7 +148,7 @@ class WithFiles(nn.Module):
         if tree is None:
             raise CompositionError("No composition is active; give one to save, or activate one first")
         self.sites.accept(tree)
-        found = self._follow(tree) or self._active_head
+        found = self._heads_for(tree)
         active = tuple(name for name in found if name) if isinstance(found, tuple) else found
         adapters, fusions = composed.members(tree)
         composed.save(

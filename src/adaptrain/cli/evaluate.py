@@ -13,7 +13,7 @@ from adaptrain.config.schema import PRECISIONS
 from adaptrain.errors import ConfigError, UsageError, listed, nearest
 
 KEYS = (
-    *("adapter", "composition", "adapters.NAME.path"),
+    *("adapter", "composition", "adapters.NAME.path", "skip_layers"),
     *("split", "data.mirror", "trainer.precision", "trainer.eval_batch_size", "trainer.device"),
 )
 _SWAP = re.compile(r"[+~]*(composition|adapters)[=.]|~(composition|adapters)$")
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     if "adapter" in given and found.paths:
         raise UsageError(f"The adapter is given twice: {found.paths[0]} and adapter={given['adapter']}")
     path = Path(given["adapter"] if "adapter" in given else one_path(found, "eval")).expanduser()
-    precision, batch_size = _checked(given)
+    precision, batch_size, skip_layers = _checked(given)
 
     from adaptrain.config.swap import read_swap
 
@@ -46,6 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         batch_size=batch_size,
         device=given.get("trainer.device", "auto"),
         swap=swap,
+        skip_layers=skip_layers,
     )
     print_rows(
         ["metric", "score", "value"],
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _checked(given: dict[str, str]) -> tuple[str | None, int | None]:
+def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, ...]]:
     problems = []
     precision, size = given.get("trainer.precision"), given.get("trainer.eval_batch_size")
     if precision is not None and precision not in PRECISIONS:
@@ -70,6 +71,14 @@ def _checked(given: dict[str, str]) -> tuple[str | None, int | None]:
         )
     if size is not None and not (size.isdecimal() and int(size) > 0):
         problems.append(f"trainer.eval_batch_size (command line): is '{size}', but a whole number above 0 is due")
+    layers = [word.strip() for word in given.get("skip_layers", "[]").removeprefix("[").removesuffix("]").split(",")]
+    if layers == [""]:
+        layers = []
+    if not all(word.isdecimal() for word in layers):
+        problems.append(
+            f"skip_layers (command line): is '{given['skip_layers']}', but a list of layers counted from 0 is due: "
+            "skip_layers=[0,1,2]"
+        )
     if problems:
         raise ConfigError(problems)
-    return precision, None if size is None else int(size)
+    return precision, None if size is None else int(size), tuple(map(int, layers))

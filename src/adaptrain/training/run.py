@@ -157,6 +157,9 @@ def _train(run: Prepared, display: Display) -> TrainState:
     if rank:  # dropout must differ between processes; everything else has been drawn by now
         torch.manual_seed(config.seed + rank)
     state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))
+    for note in run.notes:
+        display.note(note)
+    run.keep()
     metric = get_metric(config.task.metric)
     plan = Plan(
         rows=run.encoded["train"],
@@ -166,9 +169,8 @@ def _train(run: Prepared, display: Display) -> TrainState:
         higher_is_better=metric.higher_is_better,
         steps=total_steps(len(run.encoded["train"]), config.trainer),
         seed=config.seed,
+        begin=run.begin("train"),
     )
-    for note in run.notes:
-        display.note(note)
     display.start(f"{method_name(config)} on {config.task.name}", plan.steps, metric)
     fit(run.model, state, plan, config.trainer, run.hardware, display)
     return state
