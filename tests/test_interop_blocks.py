@@ -320,7 +320,7 @@ def written(folder: Path, arch: str, tree: dict[str, Any], *fusions: str, **valu
         (_tree("Fuse", "p", "q"), "adds the residual twice"),
         (_tree("Fuse", "d", _tree("Stack", "d", "e")), "in front of the last stack"),
         (_tree("Fuse", "b", "a", "lang"), "has none"),
-        (_tree("Stack", "p", "a"), "loses what the others add"),
+        (_tree("Stack", "p", "a"), "loses a part of the sum"),
         (_tree("BatchSplit", "x", "a", batch_sizes=[1, 2]), "differ in length"),
         (_tree("BatchSplit", _tree("Stack", "a"), "b", batch_sizes=[1, 2]), "original_ln_before. twice"),
         (_tree("Average", "l", "m", weights=[0.5, 0.5]), "divides the deltas"),

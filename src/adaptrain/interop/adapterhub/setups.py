@@ -208,7 +208,7 @@ def _only_first(tree: Composition, configs: Mapping[str, MethodConfig]) -> Itera
 def _in_stack(block: Stack, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
     children = [list(_bottlenecks(child, configs)) for child in block.children]
     if sum(map(bool, children)) > 1 and any(config.is_parallel for child in children for config in child):
-        yield f"{block}: in a stack with a parallel bottleneck the library loses what the others add"
+        yield f"{block}: in a stack with a parallel bottleneck the library loses a part of the sum"
     lora = [child for child in block.children if any(isinstance(each, LoRAConfig) for each in _members(child, configs))]
     if len(lora) > 1 and any(_adds(config) for config in _members(block, configs)):
         yield f"{block}: the library nests a stack of LoRAs, B₂ A₂ (B₁ A₁ x), where their deltas add up here"
