@@ -37,7 +37,7 @@ from adaptrain.config.schema import ModelConfig, RunConfig
 from adaptrain.methods import SeqBnConfig
 from adaptrain.training.base_model import find_base, load_tokenizer
 from adaptrain.training.batching import epoch_batches, evaluation_batches
-from adaptrain.training.display import make_display
+from adaptrain.training.display import Displays
 from adaptrain.training.loop import Plan, fit
 from adaptrain.training.prepare import prepare
 from adaptrain.training.run import complete, train
@@ -121,7 +121,7 @@ def train_under_head(language: str, head: Path, model: str, out: Path, steps: in
         steps=steps,
         seed=config.seed,
     )
-    fit(run.model, state, plan, config.trainer, run.hardware, make_display())
+    fit(run.model, state, plan, config.trainer, run.hardware, Displays([]))
     scores = run.predict("validation").scores()
     run.model.save_adapter(folder, language)
     print(
