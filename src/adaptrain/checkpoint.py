@@ -167,7 +167,7 @@ def load(
     if adapterhub.recognises(folder):
         foreign = adapterhub.read(folder, model, with_head)
         if foreign.head is not None:
-            _refuse_named_head(folder, model)
+            refuse_named_head(folder, model)
         adapter = make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites, leave_out)
         return Loaded(adapter, foreign.head, None)
     file = read_adapter_config(folder)
@@ -196,7 +196,7 @@ def load_head(folder: Path, options: dict[str, Any], model: PreTrainedModel) -> 
     if options.get("type") == OWN:
         _fit(folder / HEAD_TENSORS, tensors, own_head(model), f"its head is that of {options.get('model_class')}")
         return None, tensors
-    _refuse_named_head(folder, model)
+    refuse_named_head(folder, model)
     try:
         made = head_from_dict(options)
     except ConfigError as error:
@@ -227,7 +227,12 @@ def make(
     return adapter
 
 
-def _refuse_named_head(folder: Path, model: PreTrainedModel) -> None:
+def refuse_named_head(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a named head where the base model has one of its own.
+
+    Raises:
+        CheckpointError: names both.
+    """
     if model.base_model is not model:
         raise CheckpointError(
             f"{folder} has a named head, and {type(model).__name__} has a head of its own; load the base with "

@@ -14,6 +14,7 @@ from adaptrain.adapter import Adapter, key_of
 from adaptrain.composition import Composition, Fuse, parse
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.heads import Head
+from adaptrain.interop import adapterhub
 from adaptrain.sites import Sites
 
 
@@ -27,6 +28,9 @@ class WithFiles(nn.Module):
     _active_head: Any
 
     def get_adapter(self, name: str) -> Adapter:
+        raise NotImplementedError
+
+    def adapter_names(self) -> list[str]:
         raise NotImplementedError
 
     def _put(self, adapter: Adapter) -> None:
@@ -104,11 +108,12 @@ class WithFiles(nn.Module):
         composed.save_fusion(Path(save_directory), self.get_fusion(name), self.base_model, self.identity)
 
     def load_adapter_fusion(self, path: str | Path, load_as: str | None = None, set_active: bool = False) -> str:
-        """Load a fusion from a folder. Nothing loads partly.
+        """Load a fusion from a folder: our own format, or AdapterHub's, which needs its adapters there. Nothing loads
+        partly.
 
         Args:
             load_as: the name it gets; its own when None.
-            set_active: activate it over the adapters that its name joins by commas.
+            set_active: activate it over the adapters that its name joins by commas, or that AdapterHub's folder names.
 
         Returns:
             The fusion's name.
@@ -116,10 +121,16 @@ class WithFiles(nn.Module):
         Raises:
             CheckpointError: missing, unreadable, or not made for this model.
         """
-        fusion = composed.load_fusion(Path(path), self.base_model, self.sites, load_as)
+        folder = Path(path)
+        if adapterhub.recognises_fusion(folder):
+            configs = {name: self.get_adapter(name).config for name in self.adapter_names()}
+            fusion, block = composed.load_foreign_fusion(folder, self.base_model, self.sites, configs, load_as)
+        else:
+            fusion = composed.load_fusion(folder, self.base_model, self.sites, load_as)
+            block = Fuse(*fusion.name.split(","), name=fusion.name)
         self._put_fusion(fusion)
         if set_active:
-            self.set_active_adapters(Fuse(*fusion.name.split(","), name=fusion.name))
+            self.set_active_adapters(block)
         return fusion.name
 
     def save_composition(self, save_directory: str | Path, composition: Any = None) -> None:
@@ -152,8 +163,8 @@ class WithFiles(nn.Module):
         )
 
     def load_composition(self, path: str | Path, set_active: bool = True, with_head: bool = True) -> Composition:
-        """Load all of a composition from a folder. Nothing loads partly; adapters, fusions and heads of the same names
-        are replaced.
+        """Load all of a composition from a folder: our own, or a set-up of AdapterHub's. Nothing loads partly;
+        adapters, fusions and heads of the same names are replaced.
 
         Returns:
             The composition.
