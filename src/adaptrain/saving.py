@@ -130,7 +130,9 @@ class WithFiles(nn.Module):
         if tree is None:
             raise CompositionError("No composition is active; give one to save, or activate one first")
         self.sites.accept(tree)
-        found = self._follow(tree) or self._active_head
+        found = self._follow(tree)
+        if found is None or None in found:  # a branch that ends in a block has a head of another name
+            found = self._active_head or found
         active = tuple(name for name in found if name) if isinstance(found, tuple) else found
         adapters, fusions = composed.members(tree)
         composed.save(
