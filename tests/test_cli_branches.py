@@ -58,12 +58,11 @@ adapters:
 """,
     "mixed": """\
 composition: multitask(mood, number)
-adapter: {method: mtl_lora}
 adapters:
   number: {task: ./number.yaml}
 """,
     "split": """\
-composition: batchsplit(mood, number, sizes=[5, null])
+composition: batchsplit(mood, number, sizes=[5, None])
 adapters:
   number: {task: ./number.yaml}
 """,
@@ -84,6 +83,7 @@ def made(tmp_path_factory):
     (folder / "number.yaml").write_text(NUMBER)
     for name, more in BRANCHES.items():
         text = RECIPE.replace("{mirror}", str(mirror)) + more
+        text = text.replace("adapter: lora", "adapter: mtl_lora") if name == "mixed" else text
         (folder / "recipes" / f"{name}.yaml").write_text(text)
     return folder
 
@@ -146,34 +146,37 @@ def test_parallel_branches_are_their_own_runs(capsys):
     code, out, err = run(capsys, "eval", str(folder))
     assert (code, err) == (0, "")
     for name, score in found.items():
-        assert any(line.startswith(name) and f"{score:.8f}  the same" in line for line in out.splitlines())
+        lines = [line for line in out.splitlines() if line.startswith(name) and f"{score:.8f}" in line]
+        assert lines and lines[0].endswith("the same")
         assert "is the same as training reported" in run(capsys, "eval", str(folder / "branches" / name))[1]
     assert run(capsys, "eval", str(folder), "composition=mood")[0] == 2
     code, out, err = run(capsys, "table", "outputs/apart", "--format", "csv")
     assert (code, err) == (0, "")
-    assert [line.split(",")[0] for line in out.splitlines()[2:]] == ["seq_bn", "lora"] or len(out.splitlines()) == 4
+    assert [line.split(",")[0] for line in out.splitlines()[3:]] == ["seq_bn", "lora"]
     code, out, _ = run(capsys, "train", "recipe=apart")
     assert code == 0 and f"finished before: {folder}" in out and "number: Pearson" in out
 
 
 def test_several_tasks_have_one_optimiser(capsys):
-    for recipe, steps in (("mixed", 6), ("split", 6)):
+    for recipe, epoch in (("mixed", 0.6), ("split", 0.43)):  # of 80 rows by 8; of 40 rows by 3
         code, out, err = run(capsys, "train", f"recipe={recipe}")
         assert (code, err) == (0, "")
         folder = only(recipe)
         rows = {name: row_of(folder / "branches" / name) for name in ("mood", "number")}
         word = "multitask(mood, number)" if recipe == "mixed" else "batchsplit(mood, number, sizes=[5, None])"
         assert {row["method"] for row in rows.values()} == {word}
-        assert {row["steps"] for row in rows.values()} == {steps}
-        assert f"\nepoch 0.6  step {steps}  mean " in out or f"\nepoch 1.2  step {steps}  mean " in out
+        assert {row["steps"] for row in rows.values()} == {6}
+        assert f"\nepoch {epoch}  step 6  mean " in out
         code, out, err = run(capsys, "eval", str(folder))
         assert (code, err, out.count("the same")) == (0, "", 2)
     own = [load_file(only("mixed") / "branches" / name / "adapter.safetensors") for name in ("mood", "number")]
     shared = {key: bool((own[0][key] == own[1][key]).all()) for key in own[0]}
-    assert all(same == key.endswith((".A", ".B")) for key, same in shared.items()), shared
+    assert {key.rpartition(".")[2] for key, same in shared.items() if not same} == {"values"}
+    assert all(same for key, same in shared.items() if key.endswith((".A", ".B")))
+    assert all(own[0][key].abs().sum() > 0 for key in own[0] if key.endswith(".B"))  # it has been trained
     assert "share A and B" in "".join(json.loads((only("mixed") / "run.json").read_text())["notes"])
     lines = run(capsys, "table", "outputs/mixed", "--format", "csv")[1].splitlines()
-    assert len(lines) == 3 and lines[2].startswith('"multitask(mood, number)')
+    assert [line.split(",")[0] for line in lines[3:]] == ['"multitask(mood'] * 2
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_several_tasks_have_one_optimiser(capsys):
             "adapters.x: stands in the branches mood, number of parallel(stack(x, mood), stack(x, number))",
         ),
         (("recipe=split", "composition=batchsplit(mood, number, sizes=[9, 1])"), "trainer.batch_size=8"),
-        (("recipe=split", "composition=batchsplit(mood, number, sizes=[8, null])"), "has no rows of 'number'"),
+        (("recipe=split", "composition=batchsplit(mood, number, sizes=[8, None])"), "has no rows of 'number'"),
         (("recipe=mixed", "adapters.number.task.metric=mse"), "a lower score is better for number (mse) alone"),
         (("recipe=apart", "adapters.number.task.metric=mcc"), "adapters.number.task"),
     ],

@@ -19,6 +19,7 @@ from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import text_reader
 from adaptrain.training.base_model import find_base, load_model, load_tokenizer
 from adaptrain.training.members import Source, assemble, source_notes
+from adaptrain.training.mixed import choosing
 from adaptrain.training.part import Part
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.prepare import Prepared, _notes
@@ -210,10 +211,12 @@ def _check(config: RunConfig, tree: Composition, block: Block) -> None:
                     f"its own way; give adapters.{name}.path and train: false, or let one optimiser train all: "
                     "multitask(…)"
                 )
-    elif isinstance(block, BatchSplit):
-        batch_sizes(config, block)
     if problems:
         raise ConfigError(problems)
+    if isinstance(block, BatchSplit):
+        batch_sizes(config, block)
+    if block.word != "parallel":
+        choosing({name: task.metric for name in branches if (task := members[name].task) is not None})
 
 
 def _moves(member: MemberConfig) -> bool:
