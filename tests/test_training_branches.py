@@ -12,15 +12,16 @@ import torch
 from transformers import BertConfig
 
 from adaptrain import AutoAdapterModel
-from adaptrain.composition import Block, Parallel, Stack, put
+from adaptrain.composition import BatchSplit, Block, MultiTask, Parallel, Stack, put
 from adaptrain.config.schema import TaskConfig, TrainerConfig
-from adaptrain.errors import AdaptrainError, OutOfMemoryError
+from adaptrain.errors import AdaptrainError, ConfigError, OutOfMemoryError
 from adaptrain.evaluation.metrics import get_metric
 from adaptrain.evaluation.predict import predict
 from adaptrain.tasks.text import Collator, Encoded
-from adaptrain.training.branches import Branch, fit_branches, joined
+from adaptrain.training.branches import Branch, fit_branches, fit_mixed, joined
 from adaptrain.training.display import BranchDisplay
 from adaptrain.training.loop import Plan, fit, total_steps
+from adaptrain.training.mixed import Mixed, averaged, choosing, mixed, split_batches
 from adaptrain.training.part import Part
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.seeds import seed_everything
@@ -235,3 +236,81 @@ def test_what_goes_wrong_names_the_branch(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("adaptrain.training.branches._forward", full)
     with pytest.raises(OutOfMemoryError, match=r"2 branches go through one forward \(a, b\).*micro_batch_size=2"):
         together(cells, block := Parallel("a", "b"), block)
+
+
+# ---- one optimiser for several tasks
+
+
+def two_tasks(word: str, share: bool = False) -> tuple[Any, Any, list[Cell]]:
+    cells = [Cell("two", "mtl_lora", 1, 14), Cell("number", "mtl_lora", 2, 7)]
+    model = base()
+    for name, cell in zip("ab", cells, strict=True):
+        cell.add(model, name)
+    if share:
+        model.share_parameters(["a", "b"])
+    tree = MultiTask("a", "b") if word == "multitask" else BatchSplit("a", "b", sizes=[3, 2])
+    model.train_adapter(tree)
+    return model, Mixed(model, tree, tree, "ab", (torch.long, torch.float32)), cells
+
+
+def test_the_loss_over_tasks_is_the_mean_over_rows() -> None:
+    for word in ("multitask", "batchsplit"):
+        model, whole, cells = two_tasks(word)
+        encoded, collate = mixed([cell.rows for cell in cells], cells[0].collate)
+        batch = [0, 3, 5, 14, 16] if word == "batchsplit" else [16, 0, 14, 3, 5]
+        found = whole(**collate(encoded, batch)).loss
+        expected = torch.zeros(())
+        for cell, name, own in zip(cells, "ab", ([0, 3, 5], [0, 2]), strict=True):
+            expected += len(own) / 5 * Part(model, name, name)(**cell.collate(cell.rows, own)).loss
+        assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+        one = whole(**collate(encoded, [16])).loss  # a batch without a row of the first task
+        alone = Part(model, "b", "b")(**cells[1].collate(cells[1].rows, [2])).loss
+        assert one.item() == pytest.approx(alone.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("word", ["multitask", "batchsplit"])
+def test_micro_batches_of_several_tasks_are_exact(word: str) -> None:
+    ends = []
+    for micro in (None, 2):
+        model, whole, cells = two_tasks(word, share=True)
+        encoded, collate = mixed([cell.rows for cell in cells], cells[0].collate)
+        config = TrainerConfig(batch_size=5, micro_batch_size=micro, epochs=2, learning_rate=1e-2)
+        batches, _ = split_batches([cell.rows for cell in cells], [3, 2], 0, True)
+        steps = total_steps(len(encoded), config)
+        plan = Plan(encoded, collate, lambda: {"mean": 0.0}, "mean", True, steps, 0)
+        state = TrainState(make_optimizer(model.trainable_parameters(), config, model.rate))
+        given = batches if word == "batchsplit" else None
+        fit_mixed(whole, Branch("", model, plan, state, config, Recorder(), given), HARDWARE)
+        assert state.step == steps
+        ends.append(weights(model, "a") | {f"b.{key}": value for key, value in weights(model, "b").items()})
+        a, b = weights(model, "a"), weights(model, "b")
+        for key in a:
+            if key.endswith((".A", ".B")):
+                assert torch.equal(a[key], b[key]), key
+    assert max((ends[0][key] - ends[1][key]).abs().max().item() for key in ends[0]) < 1e-5
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_split_batches_hold_so_many_rows_of_each_task(grouped: bool) -> None:
+    parts = [rows(TASKS["two"], 10, 1), rows(TASKS["two"], 3, 2)]
+    batches, count = split_batches(parts, [4, 2], 5, grouped)
+    assert count == 3  # 10 rows by 4; the others are used up after 1.5 batches
+    epochs = [batches(epoch) for epoch in range(4)]
+    assert epochs == [batches(epoch) for epoch in range(4)]
+    for batch in (batch for epoch in epochs for batch in epoch):
+        assert [row < 10 for row in batch] == [True] * 4 + [False] * 2
+    for first, count in ((0, 10), (10, 3)):
+        stream = [row - first for epoch in epochs for batch in epoch for row in batch if (row < 10) == (first == 0)]
+        passes = [stream[start : start + count] for start in range(0, len(stream) - count + 1, count)]
+        assert all(sorted(each) == list(range(count)) for each in passes)
+        assert grouped or len({tuple(each) for each in passes}) > 1  # in another order each time
+
+
+def test_the_mean_chooses() -> None:
+    metric = choosing({"a": "mcc", "b": "accuracy"})
+    assert (metric.higher_is_better, metric.shown(0.5)) == (True, "50.0")
+    assert not choosing({"a": "mse", "b": "mae"}).higher_is_better
+    with pytest.raises(ConfigError, match=r"a lower score is better for b \(mse\) alone"):
+        choosing({"a": "mcc", "b": "mse"})
+    found = averaged({"a": {"mcc": 0.2, "accuracy": 0.9}, "b": {"f1": 0.6}}, {"a": "mcc", "b": "f1"})
+    assert found == pytest.approx({"mean": 0.4, "a.mcc": 0.2, "a.accuracy": 0.9, "b.f1": 0.6})
