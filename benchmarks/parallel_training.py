@@ -93,7 +93,7 @@ def main(where: str = "4", adapters: str = "4") -> None:
     model.to(HARDWARE.device)
     print(f"{len(names)} adapters, {torch.get_num_threads()} threads, {HARDWARE.device}")
     print("rows of each  apart, steps/s  together, steps/s  ratio (lowest … highest)")
-    for size in (1, 4, 16, 32):
+    for size in (1, 4, 16):
         config = TrainerConfig(batch_size=size, keep="last", max_steps=STEPS)
         found = [(apart(model, names, config), together(model, names, config)) for _ in range(ROUNDS + 1)][1:]
         ratios = sorted(one / all_ for one, all_ in found)
