@@ -10,23 +10,7 @@ from adaptrain.composition import Average, BatchSplit, MultiTask, Parallel, Spli
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
-from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run, said, visible
-
-ROWS = [
-    "bert",
-    "mpnet",
-    "gpt2",
-    "llama",
-    "bart",
-    "deberta",
-    "gptj",
-    "t5",
-    "whisper",
-    "vit",
-    "clip",
-    "wav2vec2",
-    "albert",
-]
+from matrix import METHODS, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, said, visible
 
 
 def several(arch: str, *methods: str, auto=None):
@@ -41,7 +25,7 @@ def shared_keys(arch: str, method: str) -> bool:
     return arch == "deberta-v2" and method in ("lora-everywhere", "ia3")
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, turns=True)
 def test_parallel_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
@@ -61,8 +45,9 @@ def test_parallel_rows_are_single_runs(arch, method):
     assert gap(singles[0][visible(arch, inputs, singles[0])], singles[1][visible(arch, inputs, singles[1])]) > 1e-3
 
 
-@pairs(*UNITS)
-def test_batch_split_rows_are_single_runs(arch, method):
+@pairs(*UNITS, turns=True)
+def test_batch_split_and_multi_task_rows_are_single_runs(arch, method):
+    """At all boundaries; with task ids permuted, repeated, and one that no row has."""
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
     model, inputs = several(arch, method, "double_seq_bn"), batch(arch, (4, 7, 6))
@@ -79,23 +64,6 @@ def test_batch_split_rows_are_single_runs(arch, method):
         model.set_active_adapters(BatchSplit("a", "b", sizes=sizes))
         expected = torch.cat([singles[0][: sizes[0]], singles[1][sizes[0] :]])
         assert gap(run(model, inputs)[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), sizes
-
-
-@pairs(*UNITS)
-def test_each_row_goes_through_its_own_task(arch, method):
-    """Task ids permuted, repeated, and one that no row has."""
-    if shared_keys(arch, method):
-        pytest.skip("refused: see below")
-    model, inputs = several(arch, method, "double_seq_bn"), batch(arch, (4, 7, 6))
-    if arch == "marian":  # whose scaled words make every rounding count
-        model.double()
-    if "prompt" in method:
-        add(model, "b", METHODS[method], seed=30, overwrite=True)
-    singles = []
-    for name in "ab":
-        model.set_active_adapters(name)
-        singles.append(run(model, inputs))
-    seen = visible(arch, inputs, singles[0])
     model.set_active_adapters(MultiTask("a", "b"))
     for tasks in ((1, 0, 1), (0, 0, 0), ("b", "a", "a")):
         expected = torch.stack([singles[task in (1, "b")][row] for row, task in enumerate(tasks)])
@@ -103,7 +71,7 @@ def test_each_row_goes_through_its_own_task(arch, method):
         assert gap(found[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), tasks
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, archs=SHAPES, turns=True)
 def test_the_average_of_an_adapter_with_itself_is_the_adapter(arch, method):
     if getattr(UNITS[method], "inv_adapter", None):
         pytest.skip("refused: see below")
@@ -268,7 +236,7 @@ def test_sizes_that_do_not_sum_up_are_refused_before_the_forward():
     with pytest.raises(CompositionError, match="divides 3 rows, and there are 2"):
         run(model, inputs)
     model.set_active_adapters(None)
-    assert torch.equal(run(model, inputs), run(base("bert"), inputs))
+    assert torch.equal(run(model, inputs), bare("bert", inputs))
 
 
 def test_tasks_that_do_not_fit_are_refused_before_the_forward():

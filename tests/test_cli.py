@@ -116,7 +116,7 @@ def test_help_and_ls_answer_at_once(arguments):
         (["eval"], "adaptrain eval needs a PATH"),
         (["eval", "a", "b"], "takes one PATH, not 2: a, b"),
         (["eval", "a", "adapter=b"], "The adapter is given twice"),
-        (["eval", "a", "splitt=dev"], "did you mean 'split'? The keys of adaptrain eval are: adapter, split,"),
+        (["eval", "a", "splitt=dev"], "did you mean 'split'? The keys of adaptrain eval are: adapter, composition,"),
         (["eval", "a", "trainer.precision=fp16"], "is 'fp16', but one of auto, fp32, bf16 is due"),
         (["eval", "a", "trainer.eval_batch_size=0"], "is '0', but a whole number above 0 is due"),
         (["table", "--format"], "--format needs a value"),

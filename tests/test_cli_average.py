@@ -225,6 +225,7 @@ def test_full_fine_tuning_is_averaged_as_folders(capsys, tmp_path):
         (["average", "a", "--out", "m", "--name", "a(b"], 2, "cannot name an adapter"),
         (["average", "a", "nowhere", "--out", "m"], 3, "There is no adapter folder nowhere"),
         (["average", "a", "empty", "--out", "m"], 3, "has no adapter_config.json"),
+        (["average", "a", "stack", "--out", "m"], 3, "stack holds a composition; name adapters in it"),
         (["average", "a", "hub", "--out", "m"], 3, "hub is AdapterHub's"),
         (["average", "a", "llama", "--out", "m"], 3, "different base models: model_type is bert and llama"),
         (["average", "a", "renamed", "--out", "m"], 3, "name is None and other; if they are the same, say so"),
@@ -252,6 +253,7 @@ def test_refusals_write_nothing(capsys, bare, tmp_path, arguments, code, says):
         values = read_json(Path(name, "adapter_config.json"))
         write_json(Path(name, "adapter_config.json"), values | {"base_model": values["base_model"] | change})
     Path("empty").mkdir()
+    write_json(Path("stack/composition.json"), {})
     write_json(Path("hub/adapter_config.json"), {"config": {}, "model_type": "bert"})
     shutil.copytree("a", "broken")
     Path("broken/adapter.safetensors").write_bytes(b"no")

@@ -143,6 +143,26 @@ def test_a_member_that_trains_and_one_that_does_not(capsys):
     assert "stack(first, mood, second)" in run(capsys, "table", "outputs")[1]
 
 
+def test_layers_of_a_member_are_left_out(capsys):
+    arguments = ("recipe=mine", "composition=stack(first, mood)", "adapters.first.path=outputs/one")
+    assert run(capsys, "train", *arguments, "adapters.first.leave_out=[0]", "trainer.max_steps=2")[0] == 0
+    kept = tensors(only("mine") / "adapters" / "first").keys()
+    assert {key.split(".")[1] for key in kept} == {"1"}
+    assert "is the same as training reported" in run(capsys, "eval", str(only("mine")))[1]
+    code, _, err = run(capsys, "train", *arguments, "adapters.first.leave_out=[7]")
+    assert code == 2
+    assert err.startswith("error: adapters.first: leave_out")
+
+
+def test_a_saved_adapter_goes_on_under_the_tasks_name(capsys):
+    entry = ("adapters.mood.path=outputs/one", "adapters.mood.train=true")
+    assert run(capsys, "train", "recipe=mine", *entry)[0] == 0
+    before, after = tensors(only("one")), tensors(only("mine") / "adapters" / "mood")
+    assert before.keys() == after.keys()
+    assert not any(bool((before[key] == after[key]).all()) for key in before)
+    assert "is the same as training reported" in run(capsys, "eval", str(only("mine")))[1]
+
+
 def test_another_member_at_evaluation(capsys):
     arguments = ("composition=stack(first, mood)", "adapters.first.path=outputs/one")
     assert run(capsys, "train", "recipe=mine", *arguments)[0] == 0

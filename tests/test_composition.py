@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adaptrain.branches import ends, outlets
 from adaptrain.composition import (
     Average,
     BatchSplit,
@@ -20,9 +21,7 @@ from adaptrain.composition import (
     Stack,
     blocks,
     check,
-    ends,
     names,
-    outlets,
     parse,
     width,
 )
@@ -73,12 +72,14 @@ def test_what_is_printed_is_read_back(tree):
         ("batchsplit(a, b, sizes=(1, 2))", BatchSplit("a", "b", sizes=[1, 2])),
         ("stack('en.wiki', \"x\")", Stack("en.wiki", "x")),
         ("stack(a,\n  parallel(b, c))", Stack("a", Parallel("b", "c"))),
-        ("average(a, b, weights=[1, 3])", Average("a", "b", weights=[0.25, 0.75])),
+        ("average(a, b, weights=[1, 3])", Average("a", "b", weights=[1, 3])),
         ("fuse(a, b, name='f')", Fuse("a", "b", name="f")),
+        ("split(a, b, sizes=[1, null])", Split("a", "b", sizes=[1, None])),
+        ("average(a, b, weights=[2, 1])", Average("a", "b", weights=[2, 1])),
         (None, None),
         ({"stack": ["a", {"parallel": ["b", "c"]}]}, Stack("a", Parallel("b", "c"))),
         ({"split": ["a", "b"], "sizes": [8, 4]}, Split("a", "b", sizes=[8, 4])),
-        ({"Average": ["a", "b"], "weights": [1, 1]}, Average("a", "b", weights=[0.5, 0.5])),
+        ({"Average": ["a", "b"], "weights": [1, 1]}, Average("a", "b", weights=[1, 1])),
         ({"stack": ["en.wiki", "f(x)"]}, Stack("en.wiki", "f(x)")),
     ],
     ids=str,
@@ -124,6 +125,10 @@ def test_weights_that_do_not_sum_to_one_are_printed_readably():
 def test_uneven_weights_are_printed_readably():
     tree = Average("a", "b", "c", weights=[0.8450547127448372, 0.09631780018695946, 0.6623200231252581])
     assert parse(str(tree)) == tree
+
+
+def test_weights_are_printed_as_they_were_written():
+    assert str(parse("average(a, b, weights=[2, 1])")) == "average(a, b, weights=[2, 1])"
 
 
 def test_one_child_with_a_weight_keeps_it():
@@ -181,7 +186,7 @@ def test_blocks_need_children_that_are_names_or_blocks(block):
 
 def test_blocks_are_values():
     tree = Stack("a", Average("b", "c", weights=[1, 3]))
-    assert tree == Stack("a", Average("b", "c", weights=[0.25, 0.75])) != Stack("a", Average("b", "c"))
+    assert tree == Stack("a", Average("b", "c", weights=[1, 3])) != Stack("a", Average("b", "c", weights=[3, 1]))
     assert Stack("a", "b") != Parallel("a", "b")
     assert len({tree, Stack("a", Average("b", "c", weights=[1, 3])), Stack("a")}) == 2
     assert pickle.loads(pickle.dumps(tree)) == tree

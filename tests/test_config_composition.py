@@ -98,6 +98,14 @@ def test_branches_of_one_optimiser_have_tasks_only(write):
     assert plain.adapters["b"].trainer == plain.trainer
 
 
+def test_an_entry_may_take_the_place_of_the_tasks_own_adapter():
+    entry = ["adapters.verdict={path: x, train: true}"]
+    run, named = compose(entry), compose([*entry, "composition=verdict"])
+    assert run_hash(run.config) == run_hash(named.config) != run_hash(compose([]).config)
+    assert members_of(run.config) == {"verdict": MemberConfig(path="x", train=True)}
+    assert compose(["adapters.verdict.adapter=seq_bn"]).config.adapters["verdict"].train is True
+
+
 def test_members_are_all_that_the_composition_names(write):
     config = compose([write()]).config
     assert list(members := members_of(config)) == ["lang", "cola", "mrpc"]
@@ -307,6 +315,12 @@ def test_all_mistakes_at_once_with_their_places(write):
             "stack(a, verdct)",
             "names 'verdct', which is neither the task's name nor in adapters, did you mean 'verdict'",
         ),
+        (
+            "average(a, verdict, weigths=[1, 2])",
+            "and is given weigths, did you mean 'weights'?",
+        ),
+        ("split(a, verdict)", "takes the options sizes, and is given (none)"),
+        ("{stak: [a, verdict]}", "did you mean 'stack'?"),
         ("average(a, verdict, weights=[1])", "average: 1 weights for 2 children"),
         ("parallel(stack(a, verdict), verdict)", "has two branches that end in 'verdict'"),
         ("parallel(a, batchsplit(a, verdict, sizes=[1, 1]))", "has parallel and batchsplit; a run can train one"),
@@ -317,9 +331,8 @@ def test_all_mistakes_at_once_with_their_places(write):
     ],
 )
 def test_a_wrong_composition(write, composition, says):
-    text = (
-        f"# one\ncomposition: {composition if '[a' in composition[:2] else repr(composition)}\nadapters:\n  a: {{}}\n"
-    )
+    written = composition if composition[:1] in ("[", "{") else repr(composition)
+    text = f"# one\ncomposition: {written}\nadapters:\n  a: {{}}\n"
     (found,) = problems(write(text))
     assert found.startswith("composition (recipes/mine.yaml:2): ")
     assert says in found

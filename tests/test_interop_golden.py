@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from adaptrain.architectures import architectures
 from adaptrain.errors import CheckpointError
 from adaptrain.interop import adapterhub
 from foreign_folders import WHERE
-from matrix import gap
+from matrix import copies, gap
 
 REFERENCE = Path(__file__).parent / "reference"
 OTHERS = ("bert", "bart", "gpt2")
@@ -50,10 +52,15 @@ EVERY = [
 ]
 
 
-def made(arch: str, attention: str = "eager") -> adaptrain.AdaptedModel:
+@cache
+def _bases(arch: str, attention: str) -> Callable[[], hf.PreTrainedModel]:
     folder = REFERENCE / arch / "base"
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    return adaptrain.init(getattr(hf, name).from_pretrained(folder, attn_implementation=attention)).eval()
+    return copies(getattr(hf, name).from_pretrained(folder, attn_implementation=attention))
+
+
+def made(arch: str, attention: str = "eager") -> adaptrain.AdaptedModel:
+    return adaptrain.init(_bases(arch, attention)()).eval()
 
 
 def inputs_of(arch: str) -> dict[str, Tensor]:

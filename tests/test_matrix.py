@@ -20,10 +20,12 @@ from matrix import (
     ARCHITECTURES,
     FAMILIES,
     METHODS,
+    SHAPES,
     UNITS,
     adapted,
     add,
     alone,
+    bare,
     base,
     batch,
     gap,
@@ -36,7 +38,7 @@ from matrix import (
 )
 
 archs = pytest.mark.parametrize("arch", ARCHITECTURES)
-kept = pairs(archs=FAMILIES)
+kept = pairs(archs=FAMILIES, turns=True)
 """For laws about the keeping of things, which depend on the table alone."""
 
 EVERY = pytest.mark.parametrize(("arch", "method"), [(a, m) for a in ARCHITECTURES for m in METHODS if supported(a, m)])
@@ -86,21 +88,20 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @kept
 def test_an_adapter_changes_nothing_until_it_is_active(arch, method):
-    plain, model = base(arch), adaptrain.init(base(arch))
-    padded = batch(arch)
+    model, padded = adaptrain.init(base(arch)), batch(arch)
     full = {key: value for key, value in batch(arch, (6, 6)).items() if key != "attention_mask"}
-    expected = run(plain, padded), run(plain, full)
+    expected = bare(arch, padded), bare(arch, full)
     add(model, "a", METHODS[method])
     assert model.active_adapters is None
     assert torch.equal(run(model, padded), expected[0])
     assert torch.equal(run(model, full), expected[1])
 
 
-@pairs()
+@pairs(turns=True)
 def test_a_fresh_adapter_is_the_identity_where_its_config_says_so(arch, method):
     config = METHODS[method]
     inputs = batch(arch)
-    change = gap(run(adapted(arch, config, trained=False), inputs), run(base(arch), inputs))
+    change = gap(run(adapted(arch, config, trained=False), inputs), bare(arch, inputs))
     if config.identity_at_start:
         assert change == 0
     else:
@@ -113,7 +114,7 @@ def test_every_method_changes_every_architecture_and_no_row_another(arch, method
     short = run(model, alone(arch, inputs, 0))
     together = run(model, inputs)
     assert gap(together[:1][:, visible(arch, inputs, together)[0]], short) < 1e-5 * (1 + short.abs().max())
-    change = gap(together, run(base(arch), inputs))
+    change = gap(together, bare(arch, inputs))
     assert change > 0.02 if METHODS[method].has_units else change == 0
 
 
@@ -140,7 +141,7 @@ def test_a_fusion_of_what_has_none_is_refused_when_it_is_activated(arch):
     assert torch.equal(run(model, batch(arch)), expected)
 
 
-@pairs(archs=HEADED)
+@pairs(archs=HEADED, turns=True)
 def test_only_the_adapter_and_its_head_train(arch, method):
     model, config, inputs = adapted(arch), METHODS[method], batch(arch)
     add(model, "a", config)
@@ -171,7 +172,7 @@ def test_only_the_adapter_and_its_head_train(arch, method):
         assert changed == own - idle
 
 
-@pairs()
+@pairs(archs=SHAPES, turns=True)
 def test_saved_and_loaded_the_outputs_are_equal(arch, method, tmp_path: Path):
     config, inputs = METHODS[method], batch(arch)
     model = adapted(arch, config)
@@ -217,8 +218,8 @@ def test_a_file_holds_the_trained_numbers_once_under_canonical_names(arch, metho
 
 @kept
 def test_a_deleted_adapter_leaves_nothing_behind(arch, method):
-    plain, model, inputs = base(arch), adaptrain.init(base(arch)), batch(arch)
-    expected, untouched = run(plain, inputs), hooks(model.base_model)
+    model, inputs = adaptrain.init(base(arch)), batch(arch)
+    expected, untouched = bare(arch, inputs), hooks(model.base_model)
     attention = model.config._attn_implementation
     for _ in range(2):  # a second adapter under the same name is as good as the first
         add(model, "a", METHODS[method])
@@ -232,10 +233,10 @@ def test_a_deleted_adapter_leaves_nothing_behind(arch, method):
         assert torch.equal(run(model, inputs), expected)
 
 
-@pairs()
+@pairs(archs=SHAPES, turns=True)
 def test_without_an_active_adapter_the_output_is_the_base_models(arch, method):
     model, inputs = adapted(arch, METHODS[method]), batch(arch)
-    expected = run(base(arch), inputs)
+    expected = bare(arch, inputs)
     active = run(model, inputs)
     with AdapterSetup(None):
         assert torch.equal(run(model, inputs), expected)
@@ -265,7 +266,7 @@ def test_the_base_models_keys_values_and_types_stay(arch, method, tmp_path: Path
     assert [(name, type(module)) for name, module in model.base_model.named_modules()] == types
 
 
-@pairs(archs=[arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1])
+@pairs(archs=[arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1], turns=True)
 def test_eager_equals_sdpa(arch, method):
     inputs = batch(arch)
     eager, sdpa = (run(adapted(arch, METHODS[method], attention=each), inputs) for each in ("eager", "sdpa"))
@@ -293,7 +294,7 @@ def test_a_stack_of_loras_adds_their_deltas(arch):
         assert gap(run(model, inputs), expected) < 1e-9
 
 
-@pairs(*UNITS)
+@pairs(*UNITS, archs=SHAPES, turns=True)
 def test_a_stack_with_an_adapter_that_has_no_units_is_the_other(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
     expected = run(model, inputs)
@@ -302,25 +303,21 @@ def test_a_stack_with_an_adapter_that_has_no_units_is_the_other(arch, method):
     assert torch.equal(run(model, inputs), expected)
 
 
-@pairs(*UNITS, archs=FAMILIES)
+@pairs(*UNITS, archs=FAMILIES, turns=True)
 def test_leave_out_is_an_adapter_without_those_layers(arch, method):
     config, inputs = UNITS[method], batch(arch)
     if "leave_out" not in config.fields() or ("targets" in config.fields() and config.targets):
         pytest.skip("the config has no leave_out")
     if "reduction_factor" in config.fields():
         config = config.replace(reduction_factor=4)
-    if config.leave_out:
-        config = config.replace(leave_out=())
+    if config.leave_out or config.fields().get("layers"):
+        config = config.replace(leave_out=(), **{"layers": "all"} if "layers" in config.fields() else {})
     whole, part = adapted(arch, config), adapted(arch)
     part.add_adapter("a", config.replace(leave_out=(1,)))
     left_out = {site.point.name for site in part.sites.by_name.values() if site.point.layer == 1}
     assert not left_out & set(part.get_adapter("a").units)
     assert set(part.get_adapter("a").units) | left_out >= set(whole.get_adapter("a").units)
-    if "prefix" in method:
-        return  # one parameter serves all layers
-    part.get_adapter("a").load_tensors(
-        {k: v for k, v in whole.get_adapter("a").tensors().items() if k in part.get_adapter("a").tensors()}
-    )
+    part.get_adapter("a").take(whole.get_adapter("a"))
     for name, site in whole.sites.by_name.items():
         if name in left_out:
             site.units.clear()

@@ -11,7 +11,7 @@ import adaptrain
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import AdapterNameError, UnsupportedError
 from adaptrain.methods import LoRAConfig, MTLLoRAConfig
-from matrix import METHODS, UNITS, adapted, add, base, batch, gap, pairs, run
+from matrix import METHODS, UNITS, adapted, add, bare, batch, gap, pairs, run
 
 MERGE = [
     name
@@ -28,7 +28,7 @@ def weights(model: adaptrain.AdaptedModel) -> dict[str, torch.Tensor]:
 @pairs(*MERGE)
 def test_merged_equals_unmerged_and_a_reset_restores_every_bit(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
-    expected, before, plain = run(model, inputs), weights(model), run(base(arch), inputs)
+    expected, before, plain = run(model, inputs), weights(model), bare(arch, inputs)
     if (method, arch) in TIED:
         with pytest.raises(UnsupportedError, match="is shared by"):
             model.merge_adapter("a")

@@ -17,7 +17,7 @@ from adaptrain.methods.bottleneck import Bottleneck
 from adaptrain.methods.gate import Gate
 from adaptrain.methods.prefix import Prefix, PrefixUnit
 from adaptrain.state import AttentionState, SublayerState
-from matrix import adapted, add, base, batch, gap, randomise, run
+from matrix import adapted, add, bare, batch, gap, randomise, run
 
 D = 8
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
@@ -71,7 +71,7 @@ def test_a_final_result_is_what_the_next_sublayer_reads(arch):
     )
     assert config.identity_at_start
     inputs = batch(arch)
-    model, plain = adapted(arch, config, trained=False), run(base(arch), inputs)
+    model, plain = adapted(arch, config, trained=False), bare(arch, inputs)
     assert gap(run(model, inputs), plain) < 1e-5
     randomise(model.get_adapter("a"), 0.3, 1)
     moved = run(model, inputs)
@@ -97,7 +97,7 @@ BLANK = BnConfig(
 def test_a_config_says_rightly_whether_it_starts_as_the_identity(parallel):
     """Every order of norms and residuals that is legal, on a post-norm, a pre-norm and an encoder-decoder model."""
     archs, legal = ("bert", "gpt2", "bart"), 0
-    plain = {arch: run(base(arch), batch(arch)) for arch in archs}
+    plain = {arch: bare(arch, batch(arch)) for arch in archs}
     for values in itertools.product([True, False, "post_add"], *[[True, False]] * 4):
         try:
             config = BLANK.replace(is_parallel=parallel, **dict(zip(FORMS, values, strict=True)))

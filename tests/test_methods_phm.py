@@ -13,7 +13,7 @@ from adaptrain.methods import BnConfig, CompacterConfig, SeqBnConfig
 from adaptrain.methods.bottleneck import Bottleneck
 from adaptrain.methods.phm import PHMLinear, SharedPHM
 from adaptrain.state import SublayerState
-from matrix import adapted, base, batch, gap, randomise, run
+from matrix import adapted, bare, batch, gap, randomise, run
 
 HIDDEN, SIZE = 12, 6
 FLAGS = ("shared_phm_rule", "factorized_phm_rule", "shared_W_phm", "factorized_phm_W", "phm_bias", "learn_phm")
@@ -205,4 +205,4 @@ def test_a_compacter_in_a_model_is_the_bottleneck_with_its_matrices(arch):
                 to.weight.copy_(layer.matrix())
                 to.bias.copy_(layer.bias)
     assert gap(run(model, inputs), run(plain, inputs)) < 1e-5
-    assert gap(run(model, inputs), run(base(arch), inputs)) > 0.01
+    assert gap(run(model, inputs), bare(arch, inputs)) > 0.01

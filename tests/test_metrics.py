@@ -14,6 +14,18 @@ P = np.array([1, 0, 0, 1, 1, 1, 0, 1])
 R = np.array([0.0, 1.5, 2.0, 4.5, 5.0])
 Q = np.array([0.5, 1.0, 2.5, 3.0, 6.0])
 
+M = np.array([[6.0, 1.0], [2.0, 2.0], [0.5, 0.0], [3.5, 1.0], [4.0, 0.0]])  # summed loss, right ones
+N = np.array([3, 2, 1, 1, 1])  # masked words
+
+
+def test_masked_words_by_hand() -> None:
+    """Means over words, not over rows."""
+    scores = compute(("loss", "perplexity", "token_accuracy"), M, N)
+    assert scores["loss"] == pytest.approx(16 / 8)
+    assert scores["perplexity"] == pytest.approx(np.exp(2))
+    assert scores["token_accuracy"] == pytest.approx(4 / 8)
+    assert np.isfinite(compute(("perplexity",), M * 1e4, N)["perplexity"])
+
 
 def test_classification_by_hand() -> None:
     # true positives 3, false positives 2, false negatives 1, true negatives 2
@@ -61,7 +73,7 @@ def test_every_metric_is_one_of_the_evaluate_library() -> None:
     for name, metric in METRICS.items():
         loaded = load(name)
         assert isinstance(loaded, evaluate.Metric)
-        given = (P, Y) if metric.task_type == "classification" else (Q, R)
+        given = {"classification": (P, Y), "regression": (Q, R), "masked_lm": (M, N)}[metric.task_type]
         whole = loaded.compute(predictions=given[0], references=given[1])
         for part in np.array_split(np.arange(len(given[0])), 3):
             loaded.add_batch(predictions=given[0][part], references=given[1][part])

@@ -8,7 +8,7 @@ import transformers as hf
 
 from adaptrain.errors import ConfigError, UnsupportedError
 from adaptrain.methods import ConfigUnion, LoRAConfig, PromptTuningConfig
-from matrix import ARCHITECTURES, adapted, base, batch, gap, run, supported, visible
+from matrix import ARCHITECTURES, adapted, bare, base, batch, gap, run, supported, visible
 
 BEHIND = [
     "bert",
@@ -35,7 +35,7 @@ def vectors(model) -> torch.Tensor:
 @pytest.mark.parametrize("config", [PROMPT, AFTER], ids=["before", "after-bos"])
 def test_outputs_keep_the_texts_positions(arch, config):
     inputs = batch(arch)
-    assert run(adapted(arch, config), inputs).shape == run(base(arch), inputs).shape
+    assert run(adapted(arch, config), inputs).shape == bare(arch, inputs).shape
 
 
 @pytest.mark.parametrize("config", [PROMPT, AFTER], ids=["before", "after-bos"])

@@ -383,7 +383,7 @@ def test_plans_are_made_once_for_a_composition():
         run(model, batch("bert"))
     plans = model.sites._plans
     assert len(plans) == 3
-    assert {site.point.name for site in plans["a"]} == set(model.get_adapter("a").units)
+    assert {site.point.name for site in plans["a", frozenset()]} == set(model.get_adapter("a").units)
     run(model, batch("bert"))
     assert model.sites._plans is plans
     add(model, "c", METHODS["lora"])

@@ -43,11 +43,20 @@ def write(folder: Path, suffix: str, name: str = "train") -> Path:
     return file
 
 
-@pytest.mark.parametrize("suffix", sources.SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in sources.SUFFIXES if suffix != "txt"])
 def test_every_format_reads_the_same_rows(suffix: str, tmp_path: Path) -> None:
     write(tmp_path, suffix)
     rows = FolderSource(tmp_path).read("train")
     assert list(rows["sentence"]) == EXPECTED and list(rows["label"]) == [1, 0, 1]
+
+
+def test_a_txt_file_has_a_text_a_line(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes('\ufeffun jour\r\n\r\ndeux\u2028jours, "NA"\n'.encode())
+    rows = FolderSource(tmp_path).read("train")
+    assert list(rows["text"]) == ["un jour", "", 'deux\u2028jours, "NA"'] and rows.column_names == ["text"]
+    (tmp_path / "dev.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"dev\.txt cannot be read as txt: 'utf-8' codec"):
+        FolderSource(tmp_path).read("dev")
 
 
 def test_reading_leaves_nothing_behind_and_sees_changes(tmp_path: Path) -> None:

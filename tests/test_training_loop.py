@@ -60,6 +60,22 @@ class Small(nn.Module):
         self.load_state_dict(state)
 
 
+class Layered(Small):
+    """With a map in one layer, which can be skipped: it has no gradient in some steps."""
+
+    skip_layers: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Linear(6, 6)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Output:
+        mask = attention_mask[..., None].float()
+        z = (self.words(input_ids) * mask).sum(1) / mask.sum(1)
+        logits = self.out(z if 0 in self.skip_layers else z + self.low(z))
+        return Output(logits, None if labels is None else nn.functional.cross_entropy(logits, labels))
+
+
 def rows(count: int = 37) -> Encoded:
     chance = np.random.default_rng(0)
     features = [{"input_ids": chance.integers(1, WORDS, size=chance.integers(1, 9))} for _ in range(count)]
@@ -159,6 +175,8 @@ def test_several_processes_take_the_same_step_as_one() -> None:
     assert found[0] == pytest.approx(weights(model).double().sum().item(), abs=1e-5)
     assert found[1] == pytest.approx(weights(model).double().square().sum().item(), abs=1e-5)
     assert found[2] == pytest.approx(recorder.of("step")[-1].loss, abs=1e-6)
+    other, *_ = trained(TrainerConfig(**DISTRIBUTED, adapter_drop=1), Layered(), scores=[0.1])
+    assert found[4] == pytest.approx(weights(other).double().square().sum().item(), abs=1e-5)
     alone = predict(model, rows(), plan(config).collate, MOOD, 6, find_hardware("cpu", "fp32", False))
     assert found[3] == pytest.approx(checksum(alone.logits), abs=1e-3)
 
@@ -175,7 +193,11 @@ def distributed() -> None:
     fit(model, state, plan(config, scores=[0.1]), config, hardware, recorder)
     values = weights(model).double()
     said = checksum(predict(model, rows(), plan(config).collate, MOOD, 6, hardware).logits)
-    print(values.sum().item(), values.square().sum().item(), recorder.of("step")[-1].loss, said)
+    config, layered = TrainerConfig(**DISTRIBUTED, adapter_drop=1), Layered()
+    state = TrainState(make_optimizer(layered.named_parameters(), config))
+    fit(layered, state, plan(config, scores=[0.1]), config, find_hardware("cpu", "fp32", False, drops=True), Recorder())
+    dropped = weights(layered).double().square().sum().item()
+    print(values.sum().item(), values.square().sum().item(), recorder.of("step")[-1].loss, said, dropped)
     torch.distributed.destroy_process_group()
 
 

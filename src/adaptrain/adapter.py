@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptrain.errors import AdapterNameError, CheckpointError, UnsupportedError, nearest
-from adaptrain.methods import MethodConfig, Shared, Unit
+from adaptrain.methods import Build, MethodConfig, Shared, Unit
 from adaptrain.sites import Sites
 
 
@@ -31,6 +31,7 @@ class Adapter(nn.Module):
     Attributes:
         units: site → the units there, in order.
         shared: path in the tree → module that several units use.
+        parts: what each config of a union has made, the only one's else.
 
     Raises:
         AdapterNameError: it cannot be a name.
@@ -49,6 +50,7 @@ class Adapter(nn.Module):
             raise UnsupportedError(f"The adapter '{name}' ({config.method}) does not fit a {model_type}: {missing[0]}")
         self.units: dict[str, tuple[Unit, ...]] = {}
         self.shared: dict[str, Shared] = {}
+        self.parts: list[Build] = []
         self.tree = Branch()
         for member in config.members():
             self._build(member, sites, fresh)
@@ -61,6 +63,7 @@ class Adapter(nn.Module):
             build = config.build(points)
             if fresh:
                 config.start(build, points)
+        self.parts.append(build)
         for place, unit in build.units.items():
             self.units[place] = (*self.units.get(place, ()), unit)
             _hang(self.tree, f"{place}.{config.method}", unit)
@@ -97,6 +100,18 @@ class Adapter(nn.Module):
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise CheckpointError(f"The tensors of the adapter '{self.name}' do not fit this model: {shown}")
         self.tree.load_state_dict({key: tensors[key] for key in own})
+
+    def take(self, whole: Adapter) -> None:
+        """Take what an adapter has that differs only in having more layers.
+
+        Raises:
+            UnsupportedError: something drawn from a seed depends on the layers that are left out.
+        """
+        for part, larger in zip(self.parts, whole.parts, strict=True):
+            for place, module in part.shared.items():
+                module.take(larger.shared[place])
+            for place, unit in part.units.items():
+                unit.take(larger.units[place])
 
 
 def _hang(tree: nn.Module, path: str, module: nn.Module) -> None:

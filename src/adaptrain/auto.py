@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
+from adaptrain.checkpoint import own_head as own_head_of
 from adaptrain.errors import ModelError
 from adaptrain.model import AdaptedModel
 
@@ -28,6 +29,7 @@ class AutoAdapterModel:
         architecture: str | Path | Mapping[str, Any] | None = None,
         quantization_config: Any = None,
         device_map: Any = None,
+        own_head: Literal["masked_lm"] | None = None,
     ) -> AdaptedModel:
         """Load from a local folder or the hub; safetensors only.
 
@@ -37,6 +39,8 @@ class AutoAdapterModel:
             quantization_config: transformers' `BitsAndBytesConfig` or `TorchAoConfig`, to keep the base in few bits.
             device_map: where transformers puts the base; of use with `quantization_config`, which quantises there.
             architecture: the table to use where the model type has none (`AdaptedModel`).
+            own_head: load the head of this kind with which the base was pre-trained, as a part of the base model; where
+                the checkpoint has none, the base comes without.
 
         Raises:
             ModelError: missing, unreadable or incomplete; quantised by a library that is not here, or cannot do so on
@@ -51,20 +55,31 @@ class AutoAdapterModel:
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         if dtype is None and getattr(quantization_config, "load_in_4bit", False):
             dtype = quantization_config.bnb_4bit_compute_dtype  # bitsandbytes would cast the biases to it in place
-        try:
-            config = AutoConfig.from_pretrained(
-                str(name), revision=revision or "main", trust_remote_code=trust_remote_code
-            )
-            base, found = _class_of(config).from_pretrained(
+
+        def load(kind: Any, **more: Any) -> tuple[PreTrainedModel, set[str]]:
+            made, found = kind.from_pretrained(
                 str(name),
                 revision=revision or "main",
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                **({} if trust_remote_code else _unused_pooler(config)),
+                **more,
                 **given,
             )
+            return made, set(found["missing_keys"])
+
+        try:
+            config = AutoConfig.from_pretrained(
+                str(name), revision=revision or "main", trust_remote_code=trust_remote_code
+            )
+            base, missing = None, set[str]()
+            if own_head is not None and type(config) in AutoModelForMaskedLM._model_mapping:
+                base, missing = load(AutoModelForMaskedLM)
+                if _headless(base, missing):
+                    base = None
+            if base is None:
+                base, missing = load(_class_of(config), **({} if trust_remote_code else _unused_pooler(config)))
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
         except (ImportError, RuntimeError) as error:
@@ -74,11 +89,10 @@ class AutoAdapterModel:
             raise ModelError(
                 f"The base model '{name}' cannot be quantised with {kind} here: {_first_line(error)}"
             ) from error
-        if missing := sorted(found["missing_keys"]):
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        if missing:
+            few = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelError(
-                f"The base model '{name}' lacks weights, which would be random: {', '.join(missing[:3])}{more}; "
-                "use a complete checkpoint"
+                f"The base model '{name}' lacks weights, which would be random: {few}; use a complete checkpoint"
             )
         return AdaptedModel(base, architecture)
 
@@ -104,6 +118,12 @@ def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:
     """Our heads read hidden states, so BERT's pooler would be dead weight, randomly initialised where a checkpoint
     has none."""
     return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "mpnet") else {}
+
+
+def _headless(model: PreTrainedModel, missing: set[str]) -> bool:
+    """Whether a checkpoint has nothing of a model's own head. Where it has a part, it is incomplete."""
+    head = set(own_head_of(model))
+    return bool(head) and head <= missing
 
 
 def _first_line(error: Exception) -> str:

@@ -171,7 +171,7 @@ class WithAverages(nn.Module):
         check_name(head_name)
         names, weights = _weighed(head_list, weights)
         shares = Mixture(weights=weights, normalize_weights=normalize_weights).shares(names)
-        heads: list[Any] = [self._known(name) for name in names]
+        heads = [self._known(name) for name in names]
         for name, head in zip(names, heads, strict=True):
             if differs := difference(head_meaning(heads[0].to_dict()), head_meaning(head.to_dict())):
                 raise UnsupportedError(

@@ -10,7 +10,7 @@ Folders of AdapterHub are read too, through `adaptrain.interop`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.heads import Head, head_from_dict
 from adaptrain.interop import adapterhub
 from adaptrain.methods import MethodConfig, config_from_dict
+from adaptrain.methods.layers import absent
 from adaptrain.quantised import scheme
 from adaptrain.sites import Sites
 from adaptrain.version import __version__
@@ -149,26 +150,36 @@ def load(
     load_as: str | None = None,
     revision: str | None = None,
     with_head: bool = True,
+    leave_out: Collection[int] = (),
 ) -> Loaded:
     """Make an adapter from a folder or a hub id, without changing the model.
 
+    Args:
+        leave_out: layers, besides those of its config, that it is made without.
+
     Raises:
         CheckpointError: missing, unreadable, or not made for this model.
+        ConfigError: `leave_out` names a layer that the model does not have.
     """
+    if problem := absent("leave_out", leave_out, sites.points):
+        raise ConfigError(problem)
     folder = find(source, revision)
     if adapterhub.recognises(folder):
         foreign = adapterhub.read(folder, model, with_head)
         if foreign.head is not None:
-            _refuse_named_head(folder, model)
-        return Loaded(make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites), foreign.head, None)
+            refuse_named_head(folder, model)
+        adapter = make(folder, load_as or foreign.name, foreign.config, foreign.tensors, sites, leave_out)
+        return Loaded(adapter, foreign.head, None)
     file = read_adapter_config(folder)
+    if leave_out and file.config.trains_base:
+        raise ConfigError(f"leave_out: {folder} holds the base model's own weights; no layer can be left out of them")
     check_base(folder, file.base, model)
     tensors = read_tensors(folder / TENSORS)
     base = None
     if file.config.trains_base:
         base = tensors
         _fit(folder / TENSORS, tensors, _own_tensors(model, own_head(model)), "it is not this base model")
-    adapter = make(folder, load_as or file.name, file.config, {} if base else tensors, sites)
+    adapter = make(folder, load_as or file.name, file.config, {} if base else tensors, sites, leave_out)
     if not with_head or file.head is None:
         return Loaded(adapter, None, base)
     head, own = load_head(folder, file.head, model)
@@ -185,7 +196,7 @@ def load_head(folder: Path, options: dict[str, Any], model: PreTrainedModel) -> 
     if options.get("type") == OWN:
         _fit(folder / HEAD_TENSORS, tensors, own_head(model), f"its head is that of {options.get('model_class')}")
         return None, tensors
-    _refuse_named_head(folder, model)
+    refuse_named_head(folder, model)
     try:
         made = head_from_dict(options)
     except ConfigError as error:
@@ -195,18 +206,33 @@ def load_head(folder: Path, options: dict[str, Any], model: PreTrainedModel) -> 
     return made, {}
 
 
-def make(folder: Path, name: str, config: MethodConfig, tensors: Mapping[str, Tensor], sites: Sites) -> Adapter:
+def make(
+    folder: Path,
+    name: str,
+    config: MethodConfig,
+    tensors: Mapping[str, Tensor],
+    sites: Sites,
+    leave_out: Collection[int] = (),
+) -> Adapter:
     """An adapter with a folder's tensors; a name that cannot be one is the caller's mistake, all else the folder's."""
     check_name(name)
     try:
         adapter = Adapter(name, config, sites, fresh=False)
         adapter.load_tensors(tensors)
+        if leave_out and (less := config.without(leave_out)) != config:
+            whole, adapter = adapter, Adapter(name, less, sites, fresh=False)
+            adapter.take(whole)
     except AdaptrainError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     return adapter
 
 
-def _refuse_named_head(folder: Path, model: PreTrainedModel) -> None:
+def refuse_named_head(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a named head where the base model has one of its own.
+
+    Raises:
+        CheckpointError: names both.
+    """
     if model.base_model is not model:
         raise CheckpointError(
             f"{folder} has a named head, and {type(model).__name__} has a head of its own; load the base with "

@@ -26,12 +26,23 @@ from transformers import PreTrainedModel
 
 from adaptrain import checkpoint
 from adaptrain.adapter import Adapter, check_name
-from adaptrain.checkpoint import Loaded, check_base, load_head, make, origin, own_head, read_head_config, save_head
+from adaptrain.checkpoint import (
+    Loaded,
+    check_base,
+    load_head,
+    make,
+    origin,
+    own_head,
+    read_head_config,
+    refuse_named_head,
+    save_head,
+)
 from adaptrain.composition import Composition, Fuse, blocks, check, names, parse
 from adaptrain.errors import AdaptrainError, CheckpointError, listed
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.heads import Head
-from adaptrain.methods import AdapterFusionConfig
+from adaptrain.interop import adapterhub
+from adaptrain.methods import AdapterFusionConfig, MethodConfig
 from adaptrain.sites import Sites
 
 FORMAT = "adaptrain-composition/1"
@@ -95,6 +106,53 @@ def load_fusion(folder: Path, model: PreTrainedModel, sites: Sites, load_as: str
     return make(folder, load_as or name, config, read_tensors(folder / FUSION_TENSORS), sites)
 
 
+def load_foreign_fusion(
+    folder: Path,
+    model: PreTrainedModel,
+    sites: Sites,
+    configs: Mapping[str, MethodConfig],
+    load_as: str | None = None,
+) -> tuple[Adapter, Fuse]:
+    """Make a fusion from a folder of AdapterHub's, and the block that it stands in, without changing the model.
+
+    Args:
+        configs: of the adapters that the model has.
+
+    Raises:
+        CheckpointError: missing, unreadable, not made for this model; its adapters are not there, or are such that
+            the library computes another formula.
+    """
+    found = adapterhub.read_fusion_folder(folder, model)
+    name = load_as or found.name
+    if missing := [member for member in found.members if member not in configs]:
+        raise CheckpointError(
+            f"{folder} is a fusion of {listed(map(repr, found.members))}, and the model has no adapter '{missing[0]}'; "
+            "load the adapters first, under these names"
+        )
+    block = Fuse(*found.members, name=name)
+    adapterhub.check_setup(folder, block, configs, model)
+    return make(folder, name, found.config, found.tensors, sites), block
+
+
+def _load_foreign(folder: Path, model: PreTrainedModel, sites: Sites, with_head: bool) -> Composed:
+    found = adapterhub.read_setup(folder)
+    loaded = [checkpoint.load(model, sites, place, name, with_head=False) for name, place in found.adapters.items()]
+    configs = {each.adapter.name: each.adapter.config for each in loaded}
+    adapterhub.check_setup(folder / adapterhub.SETUP_CONFIG, found.tree, configs, model)
+    fusions = []
+    for name, place in found.fusions.items():
+        foreign = adapterhub.read_fusion_folder(place, model)
+        fusions.append(make(place, name, foreign.config, foreign.tensors, sites))
+    heads = {}
+    for name, place in found.heads.items() if with_head else ():
+        heads[name] = adapterhub.read_head(place, model)
+        if heads[name] is None:
+            raise CheckpointError(f"{folder}: the head '{name}' has no config; load with with_head=False")
+        refuse_named_head(place, model)
+    active = found.active if with_head else None
+    return Composed(parse(found.tree) or found.tree, tuple(loaded), tuple(fusions), heads, {}, active)
+
+
 def save(
     folder: Path,
     tree: Composition,
@@ -133,6 +191,8 @@ def load(folder: Path, model: PreTrainedModel, sites: Sites, with_head: bool = T
     Raises:
         CheckpointError: missing, unreadable, or not made for this model.
     """
+    if adapterhub.recognises_setup(folder):
+        return _load_foreign(folder, model, sites, with_head)
     values = read(folder)
     check_base(folder, values["base_model"], model)
     file = folder / CONFIG

@@ -23,7 +23,7 @@ from keyword import iskeyword
 from typing import Any, ClassVar, Union
 from unicodedata import normalize
 
-from adaptrain.errors import CompositionError, listed, unknown
+from adaptrain.errors import CompositionError, listed, nearest, unknown
 
 Composition = Union[str, "Block"]
 
@@ -154,26 +154,32 @@ class Parallel(Block):
 
 @dataclass(frozen=True, init=False)
 class Average(Block):
-    """The mean of the children's outputs, weighted by `weights` (they sum to one), equal weights when None."""
+    """The mean of the children's outputs, weighted by `weights`: divided by their sum unless `normalize_weights` is
+    false, equal ones when None."""
 
     weights: tuple[float, ...] | None
+    normalize_weights: bool
 
     def __init__(
         self, *children: Composition, weights: Sequence[float] | None = None, normalize_weights: bool = True
     ) -> None:
         super().__init__(*children)
-        if weights is not None:
-            if len(weights) != len(self.children):
-                raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
-            total = sum(weights) if normalize_weights else 1.0
-            if total == 0:
-                raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
-            weights = tuple(weight / total for weight in weights)
-        object.__setattr__(self, "weights", weights)
+        if weights is not None and len(weights) != len(self.children):
+            raise CompositionError(f"Average: {len(weights)} weights for {len(self.children)} children")
+        if weights is not None and normalize_weights and sum(weights) == 0:
+            raise CompositionError("Average: the weights sum to 0; give normalize_weights=False to keep them")
+        object.__setattr__(self, "weights", None if weights is None else tuple(weights))
+        object.__setattr__(self, "normalize_weights", normalize_weights)
+
+    def shares(self) -> list[float]:
+        """What each child's output is multiplied with."""
+        if self.weights is None:
+            return [1 / len(self.children)] * len(self.children)
+        total = sum(self.weights) if self.normalize_weights else 1.0
+        return [weight / total for weight in self.weights]
 
     def printed(self) -> dict[str, Any]:
-        # normalising what has been normalised moves the last digit
-        return self.options() | ({} if self.weights is None else {"normalize_weights": False})
+        return {"weights": self.weights, **({} if self.normalize_weights else {"normalize_weights": False})}
 
 
 @dataclass(frozen=True, init=False)
@@ -210,59 +216,6 @@ def names(tree: Composition | None) -> tuple[str, ...]:
 def last(tree: Composition) -> str:
     """The adapter that acts last; of several side by side, the last one."""
     return tree if isinstance(tree, str) else last(tree.children[-1])
-
-
-Rows = Sequence[int]
-Tasks = Sequence[int] | None
-
-
-def divide(block: Block, rows: Rows, tasks: Tasks) -> list[tuple[Rows, Tasks]]:
-    """The rows that each child of a block gets, and their tasks: all of them where it does not divide rows.
-
-    Raises:
-        CompositionError: the sizes of a BatchSplit do not sum up to the rows.
-    """
-    count = len(block.children)
-    if isinstance(block, MultiTask):
-        assert tasks is not None
-        chosen = [[at for at, task in enumerate(tasks) if task == index] for index in range(count)]
-        return [([rows[at] for at in those], [tasks[at] for at in those]) for those in chosen]
-    if not isinstance(block, Parallel | BatchSplit):
-        return [(rows, tasks)] * count
-    sizes = block.shares(len(rows), "rows") if isinstance(block, BatchSplit) else [len(rows) // count] * count
-    parts = [slice(sum(sizes[:index]), sum(sizes[: index + 1])) for index in range(count)]
-    return [(rows[part], None if tasks is None else tasks[part]) for part in parts]
-
-
-def ends(tree: Composition) -> list[str | None]:
-    """For each branch of rows that a composition ends in, the name that its head has: that of the adapter or the fusion
-    it ends in, None for other blocks."""
-    match tree:
-        case str():
-            return [tree]
-        case Stack():
-            return ends(tree.children[-1])
-        case Fuse():
-            return [tree.fusion]
-        case Parallel() | BatchSplit() | MultiTask():
-            return [name for child in tree.children for name in ends(child)]
-        case _:
-            return [None]
-
-
-def outlets(tree: Composition, rows: Rows, tasks: Tasks) -> list[list[int]]:
-    """The rows that come out of each branch of `ends`.
-
-    Args:
-        rows: that go in, as they are numbered in what the model is given, repetitions for Parallel included.
-        tasks: of each of these rows, where there is a MultiTask.
-    """
-    if isinstance(tree, Stack):
-        return outlets(tree.children[-1], rows, tasks)
-    if not isinstance(tree, Parallel | BatchSplit | MultiTask):
-        return [list(rows)]
-    shares = zip(tree.children, divide(tree, rows, tasks), strict=True)
-    return [found for child, share in shares for found in outlets(child, *share)]
 
 
 def blocks(tree: Composition | None) -> Iterator[Block]:
@@ -337,7 +290,7 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             return name
         case ast.Call(func=ast.Name(id=word), args=children, keywords=options):
             try:
-                given = {option.arg or "**": ast.literal_eval(option.value) for option in options}
+                given = {option.arg or "**": _value(option.value) for option in options}
             except ValueError:
                 raise CompositionError(f"Options in {text!r} must be plain numbers, lists or words") from None
             return _make(word, [_from_node(child, text) for child in children], given)
@@ -346,10 +299,22 @@ def _from_node(node: ast.expr, text: str) -> Composition:
             raise CompositionError(f"{part!r} in {text!r} is neither an adapter name nor a block")
 
 
+def _value(node: ast.expr) -> Any:
+    """A number, a word, None (YAML's null), or a list of such.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    return None if isinstance(node, ast.Name) and node.id == "null" else ast.literal_eval(node)
+
+
 def _from_mapping(mapping: Mapping[str, Any]) -> Composition:
     words = [key for key in mapping if str(key).lower() in BLOCKS]
     if len(words) != 1:
-        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}")
+        near = next((near for key in mapping if (near := nearest(str(key), BLOCKS))), "")
+        raise CompositionError(f"A block is one of {listed(BLOCKS)} with its children, not {dict(mapping)!r}{near}")
     children = mapping[words[0]]
     if isinstance(children, str) or not isinstance(children, Sequence):
         raise CompositionError(f"{words[0]}: needs a list of children, not {children!r}")
@@ -365,14 +330,16 @@ def _make(word: str, children: Sequence[Any], options: Mapping[str, Any]) -> Blo
         return block(*children, **options)
     except TypeError:
         legal = [f.name for f in fields(block) if f.name != "children"]
-        raise CompositionError(f"{word}() takes the options {listed(legal)}, and is given {listed(options)}") from None
+        near = next((near for key in options if key not in legal and (near := nearest(key, legal))), "")
+        said = f"{word}() takes the options {listed(legal)}, and is given {listed(options)}{near}"
+        raise CompositionError(said) from None
 
 
 def _simplify(tree: Composition) -> Composition:
     if isinstance(tree, str):
         return tree
     children = [_simplify(child) for child in tree.children]
-    weighted = isinstance(tree, Average) and tree.weights not in (None, (1.0,))
+    weighted = isinstance(tree, Average) and tree.shares() != [1.0]
     if len(children) == 1 and not isinstance(tree, Fuse) and not weighted:
         return children[0]
     return with_children(tree, children)

@@ -8,7 +8,7 @@ recorded back in force there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,15 +153,19 @@ class AdapterSetup:
         composition: a name, a block, an expression, or None.
         head_setup: name of a head, or of one for each branch; None takes those that bear the composition's names, and
             the active ones where there are none.
+        skip_layers: layers, counted over the whole model, whose adapters do nothing.
 
     Raises:
-        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter or head that is
-            named.
+        CompositionError: it cannot be read; or, at the next forward, a model does not have an adapter, head or layer
+            that is named.
     """
 
-    def __init__(self, composition: Any, head_setup: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self, composition: Any, head_setup: str | Sequence[str] | None = None, skip_layers: Iterable[int] = ()
+    ) -> None:
         self.composition: Composition | None = parse(composition)
         self.heads = head_setup if head_setup is None or isinstance(head_setup, str) else tuple(head_setup)
+        self.skip_layers = tuple(skip_layers)
 
     def __enter__(self) -> AdapterSetup:
         _local.setups = (*_local.setups, self)

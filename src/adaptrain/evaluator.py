@@ -6,10 +6,12 @@ A composition is parsed and checked once, when it is activated; evaluating it ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from adaptrain.composition import (
+    BLOCKS,
     Average,
     BatchSplit,
     Composition,
@@ -25,9 +27,27 @@ from adaptrain.state import State
 
 S = TypeVar("S", bound=State)
 
-PASS: Stack = object.__new__(Stack)
-"""The identity: a stack of nothing. Users cannot make it; pruning does."""
-object.__setattr__(PASS, "children", ())
+
+@dataclass(frozen=True, init=False)
+class Absent(Stack):
+    """What has no unit at a point, where it keeps its share of the state: a stack of nothing, which is the identity.
+    Users cannot make it; pruning does.
+
+    Attributes:
+        was: as it was written, for messages.
+    """
+
+    was: Composition
+
+    def __init__(self, was: Composition) -> None:
+        object.__setattr__(self, "children", ())
+        object.__setattr__(self, "was", was)
+
+    def __str__(self) -> str:
+        return str(Stack(self.was))[len("stack(") : -1]
+
+
+del BLOCKS["absent"]
 
 
 def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Callable[[Fuse, S], S]) -> S:
@@ -70,8 +90,7 @@ def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Ca
             pieces = state.split_positions(tree.shares(state.positions, "positions"))
             return state.join_positions(list(map(run, children, pieces)))
         case Average():
-            weights = tree.weights or [1 / len(children)] * len(children)
-            return state.weigh([run(child, state) for child in children], weights)
+            return state.weigh([run(child, state) for child in children], tree.shares())
         case Fuse():
             return fuse(tree, state)
         case _:
@@ -88,8 +107,8 @@ def _sorted(tasks: tuple[int, ...], children: int) -> tuple[Sequence[int], Seque
 def prune(tree: Composition, present: Callable[[str], bool]) -> Composition | None:
     """The composition without the adapters that have no unit at a point; None where nothing is left to do.
 
-    Blocks that give each child a share of the state keep their place for a missing child as an empty stack, so that
-    the shares stay where they are. A fusion pays attention to those of its children that are there.
+    Blocks that give each child a share of the state keep their place for a missing child, so that the shares stay where
+    they are. A fusion pays attention to those of its children that are there.
     """
     if isinstance(tree, str):
         return tree if present(tree) else None
@@ -101,7 +120,8 @@ def prune(tree: Composition, present: Callable[[str], bool]) -> Composition | No
         return kept[0] if len(kept) == 1 else Stack(*kept)
     if isinstance(tree, Fuse):
         return Fuse(*kept, name=tree.fusion)
-    return with_children(tree, [PASS if child is None else child for child in children])
+    whole = zip(tree.children, children, strict=True)
+    return with_children(tree, [Absent(was) if child is None else child for was, child in whole])
 
 
 def mirror(tree: Composition) -> Composition:

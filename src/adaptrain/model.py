@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,22 +240,38 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
     def active_adapters(self, composition: Any) -> None:
         self.set_active_adapters(composition)
 
-    def set_active_adapters(self, composition: Any) -> None:
+    @property
+    def skip_layers(self) -> tuple[int, ...]:
+        """Layers whose adapters do nothing, where no `AdapterSetup` says otherwise; `set_active_adapters` sets them."""
+        return tuple(sorted(self.sites.skipped))
+
+    @skip_layers.setter
+    def skip_layers(self, layers: Iterable[int]) -> None:
+        if self.merged_adapter is not None:
+            raise UnsupportedError(f"'{self.merged_adapter}' is merged into the base model; call reset_adapter() first")
+        self.sites.skipped = self.sites.layers(layers)
+
+    def set_active_adapters(self, composition: Any, skip_layers: Iterable[int] = ()) -> None:
         """Activate a composition: a name, a block, an expression, a mapping, or None for the base model.
 
         A merged adapter is taken out of the base weights first. Heads that bear the names of what the composition ends
         in become active too: one, or one for each branch of Parallel, BatchSplit and MultiTask.
 
+        Args:
+            skip_layers: layers, counted over the whole model as in `leave_out`, whose adapters do nothing (Rücklé et
+                al. 2021, *AdapterDrop*). What belongs to no layer (a prompt, an invertible part) acts all the same.
+                `merge_adapter` leaves them out too.
+
         Raises:
-            CompositionError: it cannot be read, or names an adapter or a fusion that the model does not have.
+            CompositionError: it cannot be read, or names an adapter, a fusion or a layer that the model does not have.
             UnsupportedError: a block that has no meaning for its adapters.
         """
-        tree = parse(composition)
+        tree, skipped = parse(composition), self.sites.layers(skip_layers)
         self.sites.accept(tree)
         self.sites.unmerge()
-        self.sites.active = tree
+        self.sites.active, self.sites.skipped = tree, skipped
         self.sites.forget()
-        self._active_head = self._follow(tree) or self._active_head
+        self._active_head = self._heads_for(tree)
 
     def train_adapter(self, composition: Any, train_embeddings: bool = False) -> None:
         """Freeze everything but the adapters of a composition and its heads, and activate it.
@@ -347,7 +363,8 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         return [*rows, base | {"active": self.active_adapters is None, "trainable": trains}]
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute layers in the backward pass instead of storing them, under the composition of the forward.
+        """Recompute layers in the backward pass instead of storing them, under the composition of the forward. Layers
+        below the lowest adapter are neither recomputed nor part of that pass.
 
         Raises:
             UnsupportedError: transformers cannot do so for this model.
@@ -356,11 +373,15 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         model: Any = self.base_model
         # renamed in transformers 5.2x; the old name warns until it goes
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        asked = hasattr(model, "_require_grads_hook")
         try:
             enable(options)
         except ValueError:
             kind = model.config.model_type
             raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
+        if not asked and hasattr(model, "_require_grads_hook"):
+            # transformers lets embeddings require a gradient, for reentrant checkpoints, and all layers take part then
+            model.disable_input_require_grads()
 
 
 def _tasks(task_ids: Sequence[int | str] | Tensor) -> Sequence[int | str]:

@@ -13,10 +13,11 @@ from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, ends, outlets, width
+from adaptrain.branches import ends, outlets
+from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
 from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
-from adaptrain.heads import ClassificationHead, Head
+from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
 from adaptrain.sites import Sites, repeated, resolve, rows_of, taken
 
 Heads = str | tuple[str | None, ...] | None
@@ -108,6 +109,39 @@ class WithHeads(nn.Module):
         )
         self.add_head(head_name, head, overwrite_ok)
 
+    def add_masked_lm_head(
+        self,
+        head_name: str,
+        layers: int = 2,
+        activation_function: str = "gelu",
+        layer_norm: bool = True,
+        bias: bool = True,
+        sparse_prediction: bool = False,
+        overwrite_ok: bool = False,
+    ) -> None:
+        """Add a head for masked words over the embeddings in force; see `heads.MaskedLMHead`.
+
+        Raises:
+            AdapterNameError: the name is taken and not `overwrite_ok`.
+            ConfigError: an option is wrong.
+            UnsupportedError: the base model has a head of its own, does not see both sides of a masked word, or looks
+                up no words.
+        """
+        config: Any = self.base_model.config
+        if self.architecture.encoder_decoder or any(stack.causal for stack in self.architecture.stacks):
+            raise UnsupportedError(
+                f"A {config.model_type} does not see what follows a masked word; a masked_lm head is for encoders"
+            )
+        words, size = self.sites.word_table(), int(config.hidden_size)
+        eps = float(getattr(config, "layer_norm_eps", 1e-12))
+        head = MaskedLMHead(
+            size, words.shape[1], len(words), layers, activation_function, layer_norm, eps, bias, sparse_prediction
+        )
+        self.add_head(head_name, head, overwrite_ok)
+
+    def _live_sites(self) -> Sites:
+        return self.sites
+
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
@@ -119,6 +153,7 @@ class WithHeads(nn.Module):
         if key_of(name) in self.heads and not overwrite_ok:
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name
+        head.bind(self._live_sites)
         self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
         self._active_head = name
 
@@ -155,6 +190,13 @@ class WithHeads(nn.Module):
             return None
         return found[0] if len(found) == 1 else found
 
+    def _heads_for(self, tree: Composition | None) -> Heads:
+        """The heads that bear the names of a composition's ends; else the active ones, if they are one, or as many."""
+        found, active = self._follow(tree), self._active_head
+        if found is not None or not isinstance(active, tuple):
+            return found or active
+        return active if tree is not None and len(ends(tree)) == len(active) else None
+
     def _own_heads(self, tree: Composition | None) -> list[Head]:
         """The heads that train with a composition: never those of adapters that are not its ends."""
         found = self._follow(tree)
@@ -168,8 +210,7 @@ class WithHeads(nn.Module):
         setup = current_setup()
         if setup is None:
             return self.sites.active, self._active_head
-        heads = self._checked(setup.heads) or self._follow(setup.composition) or self._active_head
-        return setup.composition, heads
+        return setup.composition, self._checked(setup.heads) or self._heads_for(setup.composition)
 
     def _checked(self, heads: str | Sequence[str] | None) -> Heads:
         if heads is None or isinstance(heads, str):
@@ -199,6 +240,11 @@ class WithHeads(nn.Module):
             return head(self.base_model(**inputs), given, told)
         names = _complete(tree, heads)
         assert tree is not None
+        if any(isinstance(self._known(name), MaskedLMHead) for name in names) and self.sites.inverted(tree):
+            raise UnsupportedError(
+                f"{tree} changes the embeddings, which a masked_lm head undoes for all rows together, not for one "
+                "branch of several; set active_head to one name"
+            )
         tasks = resolve(tree, current_tasks())
         rows = outlets(tree, range(batch * times), None if tasks is None else tasks * times)
         each = _labels(labels, names, [[row % batch for row in share] for share in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from adaptrain.adapter import Adapter, key_of
 from adaptrain.composition import Composition, Fuse, parse
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.heads import Head
+from adaptrain.interop import adapterhub
 from adaptrain.sites import Sites
 
 
@@ -26,6 +28,9 @@ class WithFiles(nn.Module):
     _active_head: Any
 
     def get_adapter(self, name: str) -> Adapter:
+        raise NotImplementedError
+
+    def adapter_names(self) -> list[str]:
         raise NotImplementedError
 
     def _put(self, adapter: Adapter) -> None:
@@ -43,7 +48,7 @@ class WithFiles(nn.Module):
     def _put_fusion(self, fusion: Adapter) -> None:
         raise NotImplementedError
 
-    def _follow(self, tree: Composition | None) -> Any:
+    def _heads_for(self, tree: Composition | None) -> Any:
         raise NotImplementedError
 
     def _known(self, name: str) -> Head:
@@ -68,6 +73,7 @@ class WithFiles(nn.Module):
         set_active: bool = False,
         with_head: bool = True,
         version: str | None = None,
+        leave_out: Collection[int] = (),
     ) -> str:
         """Load an adapter from a folder or a hub id: our own format, or AdapterHub's. Nothing loads partly.
 
@@ -75,14 +81,19 @@ class WithFiles(nn.Module):
             load_as: the name it gets; its own when None.
             with_head: also the head beside it.
             version: revision on the hub.
+            leave_out: layers, counted over the whole model, that the adapter is loaded without, besides those that it
+                has been made without. What belongs to no layer stays.
 
         Returns:
             The adapter's name.
 
         Raises:
             CheckpointError: missing, unreadable, or not made for this model; the model is left as it was.
+            ConfigError: `leave_out` names a layer that the model does not have.
         """
-        loaded = checkpoint.load(self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head)
+        loaded = checkpoint.load(
+            self.base_model, self.sites, adapter_name_or_path, load_as, version, with_head, leave_out
+        )
         self._put(loaded.adapter)
         if loaded.base is not None:
             self.base_model.load_state_dict(loaded.base, strict=False)  # tied tensors are stored once; keys are checked
@@ -97,11 +108,12 @@ class WithFiles(nn.Module):
         composed.save_fusion(Path(save_directory), self.get_fusion(name), self.base_model, self.identity)
 
     def load_adapter_fusion(self, path: str | Path, load_as: str | None = None, set_active: bool = False) -> str:
-        """Load a fusion from a folder. Nothing loads partly.
+        """Load a fusion from a folder: our own format, or AdapterHub's, which needs its adapters there. Nothing loads
+        partly.
 
         Args:
             load_as: the name it gets; its own when None.
-            set_active: activate it over the adapters that its name joins by commas.
+            set_active: activate it over the adapters that its name joins by commas, or that AdapterHub's folder names.
 
         Returns:
             The fusion's name.
@@ -109,10 +121,16 @@ class WithFiles(nn.Module):
         Raises:
             CheckpointError: missing, unreadable, or not made for this model.
         """
-        fusion = composed.load_fusion(Path(path), self.base_model, self.sites, load_as)
+        folder = Path(path)
+        if adapterhub.recognises_fusion(folder):
+            configs = {name: self.get_adapter(name).config for name in self.adapter_names()}
+            fusion, block = composed.load_foreign_fusion(folder, self.base_model, self.sites, configs, load_as)
+        else:
+            fusion = composed.load_fusion(folder, self.base_model, self.sites, load_as)
+            block = Fuse(*fusion.name.split(","), name=fusion.name)
         self._put_fusion(fusion)
         if set_active:
-            self.set_active_adapters(Fuse(*fusion.name.split(","), name=fusion.name))
+            self.set_active_adapters(block)
         return fusion.name
 
     def save_composition(self, save_directory: str | Path, composition: Any = None) -> None:
@@ -130,9 +148,9 @@ class WithFiles(nn.Module):
         if tree is None:
             raise CompositionError("No composition is active; give one to save, or activate one first")
         self.sites.accept(tree)
-        found = self._follow(tree)
-        if found is None or None in found:  # a branch that ends in a block has a head of another name
-            found = self._active_head or found
+        found = self._heads_for(tree)
+        if isinstance(found, tuple) and None in found and tree == self.sites.active:
+            found = self._active_head or found  # a branch that ends in a block has a head of another name
         active = tuple(name for name in found if name) if isinstance(found, tuple) else found
         adapters, fusions = composed.members(tree)
         composed.save(
@@ -147,8 +165,8 @@ class WithFiles(nn.Module):
         )
 
     def load_composition(self, path: str | Path, set_active: bool = True, with_head: bool = True) -> Composition:
-        """Load all of a composition from a folder. Nothing loads partly; adapters, fusions and heads of the same names
-        are replaced.
+        """Load all of a composition from a folder: our own, or a set-up of AdapterHub's. Nothing loads partly;
+        adapters, fusions and heads of the same names are replaced.
 
         Returns:
             The composition.

@@ -87,7 +87,7 @@ class WithWeights(nn.Module):
         for adapter in twin.adapters.values():
             assert isinstance(adapter, Adapter)
             twin.sites.add(adapter.name, adapter.config.method, adapter.units, tuple(adapter.shared.values()))
-        twin.sites.active = active
+        twin.sites.active, twin.sites.skipped = active, self.sites.skipped
         twin.set_active_embeddings(embeddings)
         return twin
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adaptrain.evaluation.run import EvalResult
 
 KEYS = (
-    *("adapter", "composition", "adapters.NAME.path"),
+    *("adapter", "composition", "adapters.NAME.path", "skip_layers"),
     *("split", "data.mirror", "trainer.precision", "trainer.eval_batch_size", "trainer.device"),
 )
 _SWAP = re.compile(r"[+~]*(composition|adapters)[=.]|~(composition|adapters)$")
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     if "adapter" in given and found.paths:
         raise UsageError(f"The adapter is given twice: {found.paths[0]} and adapter={given['adapter']}")
     path = Path(given["adapter"] if "adapter" in given else one_path(found, "eval")).expanduser()
-    precision, batch_size = _checked(given)
+    precision, batch_size, skip_layers = _checked(given)
 
     from adaptrain.config.swap import read_swap
 
@@ -48,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         "split": given.get("split"),
         "batch_size": batch_size,
         "device": given.get("trainer.device", "auto"),
+        "skip_layers": skip_layers,
     }
     if (branches := branches_of(path)) is None:
         _print_one(evaluate_folder(path, **options, swap=swap))
@@ -64,19 +65,12 @@ def _print_branches(results: dict[str, EvalResult]) -> None:
     rows = []
     for name, result in results.items():
         for key, value in result.metrics.items():
-            what = [name, result.task, result.split, str(result.rows), key, get_metric(key).shown(value)]
-            rows.append([*what, f"{value:.8f}", _reproduced(result) if key == result.metric else ""])
-    head = ["branch", "task", "split", "rows", "metric", "score", "value", "training reported"]
-    print_rows(head, rows, title=f"{len(results)} branches")
+            what = [name, result.task, result.split, str(result.rows), key]
+            rows.append([*what, get_metric(key).shown(value), f"{value:.8f}"])
+    head = ["branch", "task", "split", "rows", "metric", "score", "value"]
+    print_rows(head, rows, title=f"{len(results)} branches", right=(3, 5, 6))
     for name, result in results.items():
-        for note in result.notes:
-            print(f"note: {name}: {note}", file=sys.stderr)
-
-
-def _reproduced(result: EvalResult) -> str:
-    if result.reproduced is None or result.stored is None:
-        return ""
-    return "the same" if result.reproduced else f"{result.stored:.8f}"
+        _print_comparison(result, f"{name}: ")
 
 
 def _print_one(result: EvalResult) -> None:
@@ -87,14 +81,19 @@ def _print_one(result: EvalResult) -> None:
         [[name, get_metric(name).shown(value), f"{value:.8f}"] for name, value in result.metrics.items()],
         title=f"{result.task}, split '{result.split}', {result.rows} rows",
     )
+    _print_comparison(result)
+
+
+def _print_comparison(result: EvalResult, branch: str = "") -> None:
+    """With what training reported; of a branch, under its name."""
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {branch}{note}", file=sys.stderr)
     if result.reproduced is not None and result.stored is not None:
         same = "the same as" if result.reproduced else f"not the {result.stored:.8f}"
-        print(f"{result.metric} {result.score:.8f} is {same} training reported")
+        print(f"{branch}{result.metric} {result.score:.8f} is {same} training reported")
 
 
-def _checked(given: dict[str, str]) -> tuple[str | None, int | None]:
+def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, ...]]:
     problems = []
     precision, size = given.get("trainer.precision"), given.get("trainer.eval_batch_size")
     if precision is not None and precision not in PRECISIONS:
@@ -104,6 +103,14 @@ def _checked(given: dict[str, str]) -> tuple[str | None, int | None]:
         )
     if size is not None and not (size.isdecimal() and int(size) > 0):
         problems.append(f"trainer.eval_batch_size (command line): is '{size}', but a whole number above 0 is due")
+    layers = [word.strip() for word in given.get("skip_layers", "[]").removeprefix("[").removesuffix("]").split(",")]
+    if layers == [""]:
+        layers = []
+    if not all(word.isdecimal() for word in layers):
+        problems.append(
+            f"skip_layers (command line): is '{given['skip_layers']}', but a list of layers counted from 0 is due: "
+            "skip_layers=[0,1,2]"
+        )
     if problems:
         raise ConfigError(problems)
-    return precision, None if size is None else int(size)
+    return precision, None if size is None else int(size), tuple(map(int, layers))

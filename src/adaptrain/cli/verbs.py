@@ -74,7 +74,8 @@ Overrides:
   data.mirror=FOLDER            take the rows from here
   trainer.precision=fp32        auto, fp32 or bf16; that of training if not given
   trainer.eval_batch_size=N
-  trainer.device=NAME""",
+  trainer.device=NAME
+  skip_layers=[0,1,2]           without the adapters of these layers, counted over the whole model""",
             "evaluate",
         ),
         Verb(

@@ -32,7 +32,7 @@ def branch_names(block: Block | None) -> tuple[str, ...]:
 
 def members_of(config: RunConfig) -> dict[str, MemberConfig]:
     """Every adapter of a run's composition, left to right, with all that it takes from the run."""
-    tree = config.task.name if config.composition is None else parse(config.composition)
+    tree = parse(config.expression)
     block = branch_block(tree)
     branches = branch_names(block)
     return {
@@ -62,7 +62,7 @@ def complete_members(config: RunConfig) -> RunConfig:
         for name in config.adapters
     }
     fusion = None
-    if any(block.word == "fuse" for block in blocks(parse(config.composition))):
+    if any(block.word == "fuse" for block in blocks(parse(config.expression))):
         fusion = {key: value for key, value in read_fusion(config.fusion).to_dict().items() if key != "method"}
     return dataclasses.replace(config, adapters=adapters, fusion=fusion)
 
@@ -123,7 +123,7 @@ def _check_names(
     parsed: Composition | None, task: str, node: Tree | Leaf | None, origin: Origin | None, report: Report
 ) -> None:
     entries = node if isinstance(node, dict) and not isinstance(node, Items) else {}
-    named = names(parsed)
+    named = names(task if parsed is None else parsed)
     known = [task, *(name for name in entries if name != task)]
     for name in named:
         if name not in known:

@@ -79,13 +79,13 @@ class TaskConfig:
         type: shape of the task.
         path: hub id, local folder, a file with `{split}` in its name, or `package:module:folder`.
         subset: configuration of a hub data set.
-        labels: the label map in order; a row's label is its index or its name. Empty for regression.
+        labels: the label map in order; a row's label is its index or its name. Empty for what has no classes.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
     """
 
     name: str
-    type: Literal["classification", "regression"]
+    type: Literal["classification", "regression", "masked_lm"]
     path: str
     subset: str | None = None
     revision: str | None = None
@@ -100,6 +100,13 @@ class TaskConfig:
             yield "labels", "needs at least two names for a classification"
         if self.type == "regression" and self.labels:
             yield "labels", "must be empty for a regression"
+        if self.type == "masked_lm":
+            if self.labels:
+                yield "labels", "must be empty for masked words, which are the labels themselves"
+            if self.columns.text_pair is not None:
+                yield "columns.text_pair", f"is '{self.columns.text_pair}'; words are masked in one text a row"
+            if self.columns.label != ColumnsConfig.label:
+                yield "columns.label", f"is '{self.columns.label}'; masked words are the labels themselves"
         if len(set(self.labels)) < len(self.labels):
             yield "labels", "names a label twice"
 
@@ -144,6 +151,10 @@ class TrainerConfig:
         keep: which weights a run ends with, those of the best evaluation or the last.
         precision: of the frozen base; `auto` takes bf16 where the hardware is native in it.
         group_by_length: rows of similar length go together.
+        adapter_drop: in each optimiser step the adapters of the first n layers are skipped, n drawn uniformly from 0 to
+            this number (`docs/adapterdrop.md`).
+        cache_frozen: the layers below the lowest adapter are computed once for each row and kept in memory, as in
+            evaluation, without dropout (`docs/adapterdrop.md`).
     """
 
     epochs: int = 3
@@ -166,6 +177,8 @@ class TrainerConfig:
     device: str = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = True
+    adapter_drop: int = 0
+    cache_frozen: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("epochs", "batch_size", "eval_batch_size", "eval_every"):
@@ -180,7 +193,7 @@ class TrainerConfig:
         for key in ("learning_rate", "adam_epsilon"):
             if getattr(self, key) <= 0:
                 yield key, f"is {getattr(self, key)}; it must be positive"
-        for key in ("weight_decay", "warmup"):
+        for key in ("weight_decay", "warmup", "adapter_drop"):
             if getattr(self, key) < 0:
                 yield key, f"is {getattr(self, key)}; it must not be negative"
         for key in ("adam_beta1", "adam_beta2"):
@@ -287,11 +300,20 @@ class RunConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.seed < 2**32:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+        if self.task.type == "masked_lm" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
+        if self.task.type == "masked_lm" and self.head.dropout is not None:
+            yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
 
     @property
     def plain(self) -> bool:
         """Whether this is one fresh adapter, named after the task, and nothing else."""
         return self.composition in (None, self.task.name) and not self.adapters and self.fusion is None
+
+    @property
+    def expression(self) -> str | dict[str, Any]:
+        """The composition as written; the task's name where there is none."""
+        return self.task.name if self.composition is None else self.composition
 
     def resolved(self) -> dict[str, Any]:
         """Every key and its value. A plain run says nothing of compositions."""

@@ -23,6 +23,7 @@ from adaptrain.checkpoint import (
     find,
     read_adapter_config,
 )
+from adaptrain.composed import CONFIG as COMPOSITION
 from adaptrain.errors import CheckpointError, OutputError, listed
 from adaptrain.evaluation.saved import TASK
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
@@ -132,6 +133,8 @@ def _check_free(out: Path, paths: Sequence[Path], force: bool) -> None:
 def _read(path: Path) -> _Folder:
     if not path.is_dir():
         raise CheckpointError(f"There is no adapter folder {path}")
+    if (path / COMPOSITION).is_file():
+        raise CheckpointError(f"{path} holds a composition; name adapters in it, such as {path}/adapters/NAME")
     folder = find(path)
     if adapterhub.recognises(folder):
         raise CheckpointError(

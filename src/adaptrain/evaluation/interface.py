@@ -10,7 +10,12 @@ import numpy as np
 
 from adaptrain.evaluation.metrics import Metric, get_metric
 
-_LABEL_TYPES = {"classification": "int64", "regression": "float64"}
+_ONE = {kind: datasets.Value(kind) for kind in ("int64", "float64")}
+_FEATURES = {
+    "classification": {"predictions": _ONE["int64"], "references": _ONE["int64"]},
+    "regression": {"predictions": _ONE["float64"], "references": _ONE["float64"]},
+    "masked_lm": {"predictions": datasets.List(_ONE["float64"], length=2), "references": _ONE["int64"]},
+}
 
 
 class LocalMetric(evaluate.Metric):
@@ -25,12 +30,11 @@ class LocalMetric(evaluate.Metric):
         super().__init__(keep_in_memory=True, **options)
 
     def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value(_LABEL_TYPES[self.metric.task_type])
         return evaluate.MetricInfo(
             description=f"{self.metric.label}. {self.metric.note}",
             citation="",
-            inputs_description="predictions, references: one value a row.",
-            features=datasets.Features({"predictions": value, "references": value}),
+            inputs_description="predictions, references: one value a row; two predictions a row of masked words.",
+            features=datasets.Features(_FEATURES[self.metric.task_type]),
         )
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **_: Any) -> dict[str, float]:

@@ -31,7 +31,8 @@ class Metric:
         scale: what a score is multiplied by to be shown.
         decimals: shown after the point.
         labels: how many labels a task must have; None where it does not matter.
-        formula: (predictions, references) → score.
+        formula: (predictions, references) → score. For masked words predictions are (rows, 2), the summed loss and the
+            right ones of each row, and references their number.
         note: what to know when reading it.
     """
 
@@ -173,6 +174,18 @@ def _constant(values: np.ndarray) -> bool:
     return len(values) < 2 or spread <= 1e-6 * max(1e-6, float(np.abs(values).max()))
 
 
+def _loss(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(predictions[:, 0].sum(dtype=np.float64) / references.sum())
+
+
+def _perplexity(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(np.exp(min(_loss(predictions, references), 700.0)))  # beyond, float64 ends
+
+
+def _token_accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(predictions[:, 1].sum(dtype=np.float64) / references.sum())
+
+
 _ZERO = "0 where all predictions are the same"
 
 register_metric(Metric("accuracy", "accuracy", "classification", _accuracy))
@@ -183,3 +196,21 @@ register_metric(Metric("pearson", "Pearson", "regression", _pearson, bounds=(-1.
 register_metric(Metric("spearman", "Spearman", "regression", _spearman, bounds=(-1.0, 1.0), note=_ZERO))
 register_metric(Metric("mse", "MSE", "regression", _mse, False, bounds=(0.0, None), scale=1.0, decimals=3))
 register_metric(Metric("mae", "MAE", "regression", _mae, False, bounds=(0.0, None), scale=1.0, decimals=3))
+_MASKED = "of masked words; of the same ones whatever the seed"
+register_metric(
+    Metric("loss", "loss", "masked_lm", _loss, False, bounds=(0.0, None), scale=1.0, decimals=3, note=_MASKED)
+)
+register_metric(
+    Metric(
+        "perplexity",
+        "perplexity",
+        "masked_lm",
+        _perplexity,
+        False,
+        bounds=(1.0, None),
+        scale=1.0,
+        decimals=2,
+        note=f"exp(loss), {_MASKED}",
+    )
+)
+register_metric(Metric("token_accuracy", "token accuracy", "masked_lm", _token_accuracy, note=_MASKED))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adaptrain.errors import UnsupportedError, listed
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
@@ -62,6 +64,7 @@ def evaluate_folder(
     batch_size: int | None = None,
     device: str = "auto",
     swap: Swap | None = None,
+    skip_layers: Sequence[int] = (),
 ) -> EvalResult:
     """Evaluate a run folder: the same number as at the end of training, unless something is changed here.
 
@@ -71,10 +74,13 @@ def evaluate_folder(
         split: the one that training reported when None.
         batch_size: that of training when None.
         swap: other adapters than those that were trained.
+        skip_layers: evaluate without the adapters of these layers, counted over the whole model.
 
     Raises:
-        CompositionError: `swap` names an adapter that is neither in the folder nor given.
         CheckpointError: not a run folder, or damaged.
+        CompositionError: `swap` names an adapter that is neither in the folder nor given; or the model does not have a
+            layer of `skip_layers`.
+        UnsupportedError: the adapter has nothing in `skip_layers`.
         ModelError: the base model is missing, or another one.
         DataError: the rows are missing or wrong.
     """
@@ -85,12 +91,14 @@ def evaluate_folder(
     rows = load_evaluation_rows(task, data, split)
     hardware = find_hardware(device, precision or saved.precision, saved.trains_base)
     model, reader = load_saved(saved, hardware, swap)
+    if skip_layers:
+        _skip(model, skip_layers)
     predictions = predict(
         model, reader.encode(rows), reader.collate, task, batch_size or saved.eval_batch_size, hardware
     )
     metrics = predictions.scores()
     notes = []
-    if split == saved.split and saved.averaged_scores:
+    if split == saved.split and swap is None and saved.averaged_scores:
         scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
         notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")
     if split == saved.split and rows.fingerprint != saved.data_fingerprint:
@@ -103,6 +111,8 @@ def evaluate_folder(
         notes.append(f"computed in {hardware.precision.name}, trained in {saved.precision}")
     if batch_size not in (None, saved.eval_batch_size):
         notes.append(f"batches of {batch_size} rows, not {saved.eval_batch_size}: the last digits may differ")
+    if skip_layers:
+        notes.append(f"without the adapters of layers {listed(model.skip_layers)}, which is not what training reported")
     return EvalResult(
         folder=saved.folder,
         task=task.name,
@@ -115,3 +125,11 @@ def evaluate_folder(
         notes=tuple(notes),
         predictions=predictions,
     )
+
+
+def _skip(model: Any, layers: Sequence[int]) -> None:
+    """Skip layers of the active adapter; refused where that changes nothing."""
+    model.skip_layers = layers
+    sites, tree = model.sites, model.active_adapters
+    if len(sites.plan(tree, sites.skipped)) == len(sites.plan(tree)):
+        raise UnsupportedError(f"skip_layers: '{tree}' has nothing in layers {listed(model.skip_layers)}")

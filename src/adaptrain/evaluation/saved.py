@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptrain.checkpoint import CONFIG, AdapterFile, read_adapter_config
+from adaptrain.checkpoint import CONFIG, OWN, AdapterFile, read_adapter_config
 from adaptrain.composed import CONFIG as COMPOSITION
 from adaptrain.composed import read as read_composition
 from adaptrain.composition import names, parse
@@ -178,7 +178,9 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
     """
     base = find_base(saved.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture)
+    head = {} if saved.adapter is None else saved.adapter.head or {}
+    own_head = "masked_lm" if saved.task.type == "masked_lm" and head.get("type") == OWN else None
+    model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
     _check_same(saved, base)
     if saved.composition is None:
         model.load_adapter(saved.folder, set_active=True)

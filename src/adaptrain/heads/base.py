@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from adaptrain.errors import CheckpointError, unknown
+
+if TYPE_CHECKING:
+    from adaptrain.sites import Sites
 
 
 class Head(nn.Module):
@@ -30,6 +33,10 @@ class Head(nn.Module):
             labels: with them, the loss is computed.
         """
         raise NotImplementedError
+
+    def bind(self, sites: Callable[[], Sites]) -> None:
+        """Called when the head is added to a model, with what returns the model's sites; a head that reads hidden
+        states alone needs none."""
 
     def __init_subclass__(cls) -> None:
         _REGISTRY[cls.kind] = cls

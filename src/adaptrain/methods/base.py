@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adaptrain.context import current_forward
 from adaptrain.errors import ConfigError, UnsupportedError, listed, unknown
+from adaptrain.methods.layers import absent
 from adaptrain.state import LinearMap
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class Unit(nn.Module):
         """Undo `forward`, for the units of embeddings."""
         raise UnsupportedError(f"{type(self).__name__} has no inverse")
 
+    def take(self, whole: Any) -> None:
+        """Take the parameters of the same unit of an adapter that has more layers."""
+        self.load_state_dict(whole.state_dict())
+
 
 U = TypeVar("U", bound=Unit)
 
@@ -139,6 +144,18 @@ class Shared(nn.Module):
         """The value of the forward in force; computed anew outside one."""
         forward = current_forward()
         return forward.once[self] if forward is not None and self in forward.once else self.compute()
+
+    def take(self, whole: Any) -> None:
+        """Take the parameters of the same module of an adapter that has more layers.
+
+        Raises:
+            UnsupportedError: what is drawn from a seed depends on the layers that are left out.
+        """
+        if any(whole.get_buffer(name).shape != buffer.shape for name, buffer in self.named_buffers()):
+            raise UnsupportedError(
+                "leave_out names the layers of the widest map, to which frozen matrices are cut; use skip_layers"
+            )
+        self.load_state_dict(whole.state_dict())
 
 
 @dataclass(frozen=True)
@@ -210,9 +227,16 @@ class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
         """Those of a model's points that get a unit.
 
         Raises:
-            ConfigError: the config names points that the model does not have.
+            ConfigError: the config names points, or layers in `leave_out`, that the model does not have.
         """
+        if problem := absent("leave_out", getattr(self, "leave_out", ()), points):
+            raise self.error(problem)
         return [point for point in points if self.covers(point)]
+
+    def without(self, layers: Collection[int]) -> MethodConfig:
+        """The config with more layers left out; the same one where the method has no layers."""
+        before = getattr(self, "leave_out", None)
+        return self if before is None else self.replace(leave_out=tuple(sorted({*before, *layers})))
 
     def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
         """What this config asks for and a model with these points has no place for; a phrase each."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
+
+from adaptrain.errors import listed
 
 N = TypeVar("N", int, float)
 
@@ -25,3 +27,20 @@ def misnamed(key: str, value: N | Mapping[str, N]) -> Iterator[str]:
     for where in value if isinstance(value, Mapping) else ():
         if where != "default" and not where.isdecimal():
             yield f"{key} names the layer '{where}'; layers are numbers as words, or 'default'"
+
+
+class Placed(Protocol):
+    """What has a layer: a point."""
+
+    @property
+    def layer(self) -> int: ...
+
+
+def absent(key: str, layers: Iterable[int], points: Iterable[Placed]) -> str:
+    """A sentence on the layers that are not among those of a model's points; empty where all are."""
+    known = {point.layer for point in points if point.layer >= 0}
+    missing = sorted(set(layers) - known, key=str)
+    if not missing:
+        return ""
+    there = f"layers 0 to {max(known)}, counted over the whole model" if known else "no layers"
+    return f"{key} names {listed(missing)}; this model has {there}"

@@ -123,6 +123,18 @@ class Prefix(Shared):
         with torch.autocast(self.embedding.device.type, enabled=False):
             return self.up(self.activation(self.down(self.embedding)))
 
+    def take(self, whole: Prefix) -> None:
+        """What the layers have in common; each unit takes its own share."""
+        if "prefix" not in self._parameters:
+            self.embedding.data.copy_(whole.embedding)
+            self.down.load_state_dict(whole.down.state_dict())
+
+    def shares(self, index: int) -> list[Tensor]:
+        """A layer's share of the parameters, keys and values, as views that can be written to."""
+        last = [self.prefix.t()] if "prefix" in self._parameters else [self.up.weight, self.up.bias]
+        size = self.shape[2] * self.shape[3]
+        return [each.detach()[2 * index * size : 2 * (index + 1) * size] for each in last]
+
 
 class PrefixUnit(Unit):
     """One layer's share of a location's prefix."""
@@ -142,6 +154,12 @@ class PrefixUnit(Unit):
                 raise config.error(
                     "shared_gating is false, but a causal model gates each query's view of the prefix as a whole"
                 )
+
+    def take(self, whole: PrefixUnit) -> None:
+        super().take(whole)
+        mine, theirs = self._shared[0].shares(self.index), whole._shared[0].shares(whole.index)
+        for own, other in zip(mine, theirs, strict=True):
+            own.copy_(other)
 
     def forward(self, state: AttentionState) -> AttentionState:
         both = self._shared[0].current()[2 * self.index : 2 * self.index + 2].to(state.keys.dtype)

@@ -41,6 +41,7 @@ class ReftConfig(MethodConfig):
         non_linearity: act; none when None.
         dtype: what the parameters are kept in; float32 when None.
         output_reft: on the layers' outputs, the only place there is.
+        leave_out: layers without units, whatever `layers` says.
     """
 
     method: ClassVar[str] = "reft"
@@ -56,6 +57,7 @@ class ReftConfig(MethodConfig):
     non_linearity: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     output_reft: Literal[True] = True
+    leave_out: tuple[int, ...] = ()
 
     def problems(self) -> Iterator[str]:
         if self.layers != "all":
@@ -76,7 +78,8 @@ class ReftConfig(MethodConfig):
             yield problem
 
     def covers(self, point: PointLike) -> bool:
-        return point.kind == "layer" and (self.layers == "all" or point.layer in self.layers)
+        chosen = self.layers == "all" or point.layer in self.layers
+        return point.kind == "layer" and chosen and point.layer not in self.leave_out
 
     def choose(self, points: Sequence[PointLike]) -> list[PointLike]:
         layers = {point.layer for point in points if point.kind == "layer"}

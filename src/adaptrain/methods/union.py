@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,6 +76,9 @@ class ConfigUnion(MethodConfig):
                 taken.add((point.name, config.method))
                 names.add(point.name)
         return [point for point in points if point.name in names]
+
+    def without(self, layers: Collection[int]) -> MethodConfig:
+        return self.replace(configs=[config.without(layers) for config in self.configs])
 
     def missing(self, points: Sequence[PointLike]) -> Iterator[str]:
         for config in self.configs:

@@ -37,8 +37,8 @@ def run_hash(config: RunConfig) -> str:
     for key in _NOT_IN_HASH:
         del values[key]
     if not config.plain:
-        values["composition"] = str(parse(config.composition))  # a mapping and its expression are one run
-        if config.task.name not in names(parse(config.composition)) or config.task.name in config.adapters:
+        values["composition"] = str(parse(config.expression))  # a mapping and its expression are one run
+        if config.task.name not in names(parse(config.expression)) or config.task.name in config.adapters:
             del values["adapter"]  # no adapter has it
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:8]
 

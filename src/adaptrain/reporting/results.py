@@ -100,13 +100,13 @@ def result_row(
 
 def method_name(config: RunConfig) -> str:
     """What a run trains: a preset, or the composition."""
-    return preset_name(config.adapter) if config.plain else str(parse(config.composition))
+    return preset_name(config.adapter) if config.plain else str(parse(config.expression))
 
 
 def _described(config: RunConfig) -> dict[str, Any]:
     """What tells a composition from another of the same expression; not which runs its saved adapters come from, so
     that those of several seeds can be repetitions of one another."""
-    found: dict[str, Any] = {"composition": str(parse(config.composition))}
+    found: dict[str, Any] = {"composition": str(parse(config.expression))}
     for name, member in members_of(config).items():
         found[f"{name}.train"] = member.trains
         found |= {f"{name}.{key}": value for key, value in (member.adapter or {"method": "saved"}).items()}

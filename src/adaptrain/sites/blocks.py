@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from adaptrain.branches import divide
 from adaptrain.composition import (
     Average,
     BatchSplit,
@@ -15,7 +16,6 @@ from adaptrain.composition import (
     Split,
     Stack,
     blocks,
-    divide,
     last,
 )
 from adaptrain.errors import CompositionError, UnsupportedError, listed, unknown
@@ -141,3 +141,15 @@ def check_rows(tree: Composition | None, rows: Sequence[int], tasks: Sequence[in
     if isinstance(tree, Block):
         for child, share in zip(tree.children, divide(tree, rows, tasks), strict=True):
             check_rows(child, *share)
+
+
+def check_positions(tree: Composition | None, positions: int) -> None:
+    """Refuse a batch whose positions a composition cannot divide.
+
+    Raises:
+        CompositionError: the sizes of a Split do not sum up to them.
+    """
+    if isinstance(tree, Block):
+        shares = tree.shares(positions, "positions") if isinstance(tree, Split) else [positions] * len(tree.children)
+        for child, share in zip(tree.children, shares, strict=True):
+            check_positions(child, share)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptrain.composition import names
+from adaptrain.composition import Composition, names
 from adaptrain.context import Forward, current_forward
 from adaptrain.errors import UnsupportedError
 from adaptrain.evaluator import mirror
@@ -42,10 +42,11 @@ class EmbeddingSite(Site):
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         here = self.in_force()
-        if here is None:
-            return None
-        state = self.run(mirror(here[1]), EmbeddingState(args[0]), self._undo)
-        return (state.h, *args[1:])
+        return None if here is None else (self.undone(here[1], EmbeddingState(args[0])), *args[1:])
+
+    def undone(self, tree: Composition, state: EmbeddingState) -> Tensor:
+        """Hidden states with what the composition does to the embeddings undone, (rows, positions, embedding size)."""
+        return self.run(mirror(tree), state, self._undo).h
 
     def _undo(self, name: str, state: EmbeddingState) -> EmbeddingState:
         for unit in reversed(self.units[name]):

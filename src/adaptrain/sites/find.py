@@ -99,9 +99,17 @@ def _layer_sites(layer: nn.Module, stack: Stack, point: Point, place: str) -> It
     point = replace(point, hidden_size=size, in_features=size, out_features=size)
     for name, part in parts.items():
         sublayer, role = name.split(".")
-        here = replace(point, kind="projection", sublayer=sublayer, role=role, name=f"{prefix}.{name}", map=part)
-        here = replace(here, in_features=linear_sizes(part.module)[1], out_features=part.size)
-        here = replace(here, by_row=not _reads_positions(layer, stack, sublayer, role, place))
+        here = replace(
+            point,
+            kind="projection",
+            sublayer=sublayer,
+            role=role,
+            name=f"{prefix}.{name}",
+            in_features=linear_sizes(part.module)[1],
+            out_features=part.size,
+            by_row=not _reads_positions(layer, stack, sublayer, role, place),
+            map=part,
+        )
         other = sublayer == "cross_attention" and role in ("key", "value")
         yield ProjectionSite(here, part, "encoder" if other else stack.name)
         if name == "mlp.down":

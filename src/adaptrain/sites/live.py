@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -26,18 +26,20 @@ from adaptrain.context import (
     enter,
     leave,
 )
-from adaptrain.errors import UnsupportedError
+from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.evaluator import prune
 from adaptrain.methods import Shared, Unit
+from adaptrain.methods.layers import absent
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
-from adaptrain.sites.blocks import check_rows, refuse, resolve, spread
-from adaptrain.sites.embedding import PromptSite
+from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
+from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
 from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
+from adaptrain.state import EmbeddingState
 
 
 class Sites:
@@ -49,6 +51,7 @@ class Sites:
 
     Attributes:
         active: the composition in force where no `AdapterSetup` is.
+        skipped: layers whose sites do nothing under it.
         methods: adapter name → its method.
         shared: adapter name → its shared modules.
         fusions: fusion name → its shared modules.
@@ -64,6 +67,7 @@ class Sites:
         self.model = model
         self.architecture = architecture
         self.active: Composition | None = None
+        self.skipped: frozenset[int] = frozenset()
         self.methods: dict[str, str] = {}
         self.shared: dict[str, tuple[Shared, ...]] = {}
         self.fusions: dict[str, tuple[Shared, ...]] = {}
@@ -71,7 +75,7 @@ class Sites:
         self.merged: Merged | None = None
         self.words: Words | None = None
         self._inputs = {module: tuple(inspect.signature(module.forward).parameters) for module in entrances(self.model)}
-        self._plans: dict[Composition, dict[Site, Composition]] = {}
+        self._plans: dict[tuple[Composition, frozenset[int]], dict[Site, Composition]] = {}
         self._handles: list[Handle] = []
         self.refresh()
 
@@ -186,23 +190,61 @@ class Sites:
         if forward is not None and forward.owner is self:
             leave(forward)
 
-    def plan(self, tree: Composition | None) -> Mapping[Site, Composition]:
-        """The composition pruned to every site, made once."""
+    def layers(self, named: Iterable[int]) -> frozenset[int]:
+        """Layers that the caller names, checked.
+
+        Raises:
+            CompositionError: the model does not have one of them.
+        """
+        layers = frozenset(named)
+        if problem := absent("skip_layers", layers, self.points):
+            raise CompositionError(problem)
+        return layers
+
+    def plan(self, tree: Composition | None, skipped: frozenset[int] = frozenset()) -> Mapping[Site, Composition]:
+        """The composition pruned to every site outside the skipped layers, made once."""
         if tree is None:
             return {}
-        if tree not in self._plans:
+        if (tree, skipped) not in self._plans:
             if self.words is not None and self.words.active is not None:
                 self._without_words(tree)  # an active adapter may have been replaced since it was accepted
-            pruned = {site: prune(tree, site.units.__contains__) for site in self.by_name.values()}
-            self._plans[tree] = {site: here for site, here in pruned.items() if here is not None}
-        return self._plans[tree]
+            sites = [site for site in self.by_name.values() if site.point.layer not in skipped]
+            pruned = {site: prune(tree, site.units.__contains__) for site in sites}
+            self._plans[tree, skipped] = {site: here for site, here in pruned.items() if here is not None}
+        return self._plans[tree, skipped]
+
+    def undone(self, hidden: Tensor) -> Tensor:
+        """Hidden states with what the composition in force does to the embeddings undone, for an output embedding
+        outside of the model: that of a named head."""
+        setup = current_setup()
+        tree = self.active if setup is None else setup.composition
+        inverted = self.inverted(tree)
+        if inverted:
+            tasks = spread(resolve(tree, current_tasks()), len(hidden), width(tree), False)
+            for site in inverted:
+                hidden = site.undone(self.plan(tree)[site], EmbeddingState(hidden, tasks=tasks))
+        return hidden
+
+    def inverted(self, tree: Composition | None) -> list[EmbeddingSite]:
+        """Where a composition changes embeddings in a way that is undone before the output embedding."""
+        return [site for site in self.plan(tree) if isinstance(site, EmbeddingSite)]
+
+    def word_table(self) -> Tensor:
+        """The embeddings of words in force, (words, embedding size).
+
+        Raises:
+            UnsupportedError: the model looks up no words, or its stacks have words of their own each.
+        """
+        if self.words is None:
+            self.words = Words(self.model, self.architecture)
+        return self.words.weight if self.words.active is None else self.words.active.weight
 
     def has_prompt(self, tree: Composition | None) -> bool:
         """Whether a composition reads more than the words."""
         return any(site in self.plan(tree) for site in self._prompts)
 
     def merge(self, name: str) -> None:
-        """Work an adapter into the base weights; no composition is active then.
+        """Work an adapter into the base weights, but for the skipped layers; no composition is active then.
 
         Raises:
             UnsupportedError: it cannot be merged; the weights are what they were.
@@ -210,7 +252,7 @@ class Sites:
         if self.words is not None and self.words.active is not None:
             self._without_words(name)
         merged = Merged(name, self.active)
-        merged.work_in(self.by_name.values(), self.model)
+        merged.work_in([site for site in self.by_name.values() if site.point.layer not in self.skipped], self.model)
         self.merged, self.active = merged, None
         self.forget()
 
@@ -221,11 +263,13 @@ class Sites:
             self.merged, self.active = None, self.merged.active
             self.forget()
 
-    def begin(self, tree: Composition | None, entrance: nn.Module, named: Mapping[str, Any]) -> Forward:
+    def begin(
+        self, tree: Composition | None, skipped: frozenset[int], entrance: nn.Module, named: Mapping[str, Any]
+    ) -> Forward:
         """A forward with this composition, its tokens known and its shared values computed."""
         if self._attended:
             attention.install(self.model)  # somebody else may have chosen another implementation since
-        forward = Forward(self, self.plan(tree), entrance)
+        forward = Forward(self, self.plan(tree, skipped), entrance)
         forward.tokens = self._tokens(entrance, named)
         for name in names(tree):
             forward.once |= {module: module.compute() for module in self.shared[name]}
@@ -266,9 +310,9 @@ class Sites:
                 forward.depth += 1
                 return None
             leave(forward)  # nobody enters a module twice: the last forward was interrupted, and torch ran no hook then
-        setup, tree = current_setup(), self.active
+        setup, tree, skipped = current_setup(), self.active, self.skipped
         if setup is not None:
-            tree = setup.composition
+            tree, skipped = setup.composition, self.layers(setup.skip_layers)
             self.accept(tree)
             if self.merged is not None:
                 raise UnsupportedError(
@@ -279,7 +323,10 @@ class Sites:
         named = repeated(given, 1 if current_repeats() else width(tree))
         tasks = spread(resolve(tree, current_tasks()), rows_of(named), width(tree), current_repeats())
         check_rows(tree, range(rows_of(named)), tasks)
-        forward = self.begin(tree, module, named)
+        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
+        if text is not None and len(self.architecture.stacks) == 1 and not self.has_prompt(tree):
+            check_positions(tree, text.shape[1])
+        forward = self.begin(tree, skipped, module, named)
         forward.tasks = tasks
         enter(forward)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -13,7 +13,7 @@ import numpy as np
 
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
-from adaptrain.tasks.shapes import SHAPES, Label
+from adaptrain.tasks.shapes import SHAPES, Label, LabelledShape
 from adaptrain.tasks.sources import Source, locate
 
 
@@ -24,11 +24,12 @@ class Rows:
     Attributes:
         split: its name, as configured.
         texts, pairs: the inputs; `pairs` is None for a task on single texts.
-        labels: class indices or numbers.
+        labels: class indices or numbers; none where the words themselves are the labels.
         place: where the rows came from.
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
         empty: rows used whose text is blank.
+        skipped: rows left out because their text is blank, where words of it are to be masked.
     """
 
     split: str
@@ -39,6 +40,7 @@ class Rows:
     found: int
     fingerprint: str
     empty: int
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,17 +72,28 @@ def load_rows(task: TaskConfig, split: str, source: Source) -> Rows:
     place = f"{source.place}, split '{split}'"
     texts = _texts(table, task.columns.text, "text", place)
     pairs = _texts(table, task.columns.text_pair, "text_pair", place) if task.columns.text_pair else None
-    labels = _labels(table, task, place)
+    shape = SHAPES[task.type]
+    if not isinstance(shape, LabelledShape):
+        return _unlabelled(split, texts, source.place, place)
+    labels = _labels(table, task, shape, place)
     return Rows(
         split, texts, pairs, labels, source.place, len(texts), _fingerprint(texts, pairs, labels), _empty(texts, pairs)
     )
 
 
+def _unlabelled(split: str, found: list[str], where: str, place: str) -> Rows:
+    texts = [text for text in found if text.strip()]
+    if not texts:
+        raise DataError(f"{place}: all {len(found)} texts are empty")
+    fingerprint = _fingerprint(texts, None, [])
+    return Rows(split, texts, None, [], where, len(found), fingerprint, 0, len(found) - len(texts))
+
+
 def _select(rows: Rows, indices: Sequence[int]) -> Rows:
     texts = [rows.texts[index] for index in indices]
     pairs = None if rows.pairs is None else [rows.pairs[index] for index in indices]
-    labels = [rows.labels[index] for index in indices]
-    return Rows(rows.split, texts, pairs, labels, rows.place, rows.found, rows.fingerprint, _empty(texts, pairs))
+    labels = [rows.labels[index] for index in indices] if rows.labels else []
+    return replace(rows, texts=texts, pairs=pairs, labels=labels, empty=_empty(texts, pairs))
 
 
 def _texts(table: datasets.Dataset, column: str, role: str, place: str) -> list[str]:
@@ -95,11 +108,11 @@ def _texts(table: datasets.Dataset, column: str, role: str, place: str) -> list[
     return values
 
 
-def _labels(table: datasets.Dataset, task: TaskConfig, place: str) -> list[Label]:
+def _labels(table: datasets.Dataset, task: TaskConfig, shape: LabelledShape, place: str) -> list[Label]:
     values = _column(table, task.columns.label, "label", place)
     feature = table.features[task.columns.label]
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    return SHAPES[task.type].labels(values, names, task, place)
+    return shape.labels(values, names, task, place)
 
 
 def _column(table: datasets.Dataset, column: str, role: str, place: str) -> list[Any]:
@@ -113,7 +126,8 @@ def _column(table: datasets.Dataset, column: str, role: str, place: str) -> list
 
 def _fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, labels: Sequence[Label]) -> str:
     digest = hashlib.sha256()
-    for row in zip(texts, pairs, labels, strict=True) if pairs is not None else zip(texts, labels, strict=True):
+    columns = [column for column in (texts, pairs, labels or None) if column is not None]
+    for row in zip(*columns, strict=True):
         digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode())
         digest.update(b"\n")
     return digest.hexdigest()

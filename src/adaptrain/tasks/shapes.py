@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from adaptrain.config.schema import TaskConfig
 from adaptrain.errors import DataError, listed, nearest
+from adaptrain.tasks.masking import UNMASKED
 
 Label = int | float
 
@@ -26,11 +29,29 @@ class Shape(ABC):
         type: the word for it in `task.type`.
         label_dtype: of a batch of labels.
         trivial: what the trivial answer is called in tables.
+        masks: whether the labels are words of the text itself, masked.
     """
 
     type: ClassVar[str]
     label_dtype: ClassVar[torch.dtype]
     trivial: ClassVar[str]
+    masks: ClassVar[bool] = False
+
+    def answers(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """What is kept of the model's answers to a batch, (rows, numbers)."""
+        return model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+
+    @abstractmethod
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        """(rows, numbers) → one prediction a row."""
+
+    @abstractmethod
+    def written(self, label: Label, prediction: Any, logits: np.ndarray, task: TaskConfig) -> dict[str, Any]:
+        """One row of a predictions file."""
+
+
+class LabelledShape(Shape):
+    """A shape whose rows have a column of labels, one a row."""
 
     @abstractmethod
     def outputs(self, task: TaskConfig) -> int:
@@ -50,19 +71,22 @@ class Shape(ABC):
         """
 
     @abstractmethod
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """(rows, outputs) → one prediction a row."""
-
-    @abstractmethod
     def trivial_answer(self, labels: Sequence[Label]) -> Label:
         """What to say always, knowing only the training labels."""
 
+    @abstractmethod
     def word(self, value: Label, task: TaskConfig) -> Any:
         """A label or prediction as people read it."""
-        return value
+
+    def written(self, label: Label, prediction: Any, logits: np.ndarray, task: TaskConfig) -> dict[str, Any]:
+        return {
+            "label": self.word(label, task),
+            "prediction": self.word(prediction, task),
+            "logits": [float(logit) for logit in logits],
+        }
 
 
-class Classification(Shape):
+class Classification(LabelledShape):
     """One of several labels."""
 
     type = "classification"
@@ -101,7 +125,7 @@ class Classification(Shape):
         return task.labels[int(value)]
 
 
-class Regression(Shape):
+class Regression(LabelledShape):
     """A number."""
 
     type = "regression"
@@ -132,7 +156,45 @@ class Regression(Shape):
         return float(value)
 
 
-SHAPES: dict[str, Shape] = {shape.type: shape for shape in (Classification(), Regression())}
+class MaskedLM(Shape):
+    """The words of the text itself, some of them masked. Of each row the summed cross-entropy of its masked words is
+    kept, and how many of them were the likeliest; its label is how many there are."""
+
+    type = "masked_lm"
+    label_dtype = torch.long
+    trivial = "unigram"
+    masks = True
+
+    def answers(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        labels = batch["labels"]
+        chosen = labels != UNMASKED
+        logits = model(**batch).logits
+        if logits.dim() == 3:  # a head that compares every position with the words
+            logits = logits[chosen]
+        found = torch.stack(
+            [
+                F.cross_entropy(logits.float(), labels[chosen], reduction="none"),
+                (logits.argmax(-1) == labels[chosen]).float(),
+            ],
+            -1,
+        )
+        return found.new_zeros(len(labels), 2).index_add(0, chosen.nonzero()[:, 0], found)
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        return logits
+
+    def written(self, label: Label, prediction: Any, logits: np.ndarray, task: TaskConfig) -> dict[str, Any]:
+        return {"masked": int(label), "loss": float(logits[0]) / int(label), "right": int(logits[1])}
+
+
+SHAPES: dict[str, Shape] = {shape.type: shape for shape in (Classification(), Regression(), MaskedLM())}
+
+
+def labelled(task: TaskConfig) -> LabelledShape:
+    """The shape of a task that has a column of labels."""
+    shape = SHAPES[task.type]
+    assert isinstance(shape, LabelledShape)
+    return shape
 
 
 def _integer(value: Any) -> int | None:

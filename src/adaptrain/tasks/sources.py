@@ -24,7 +24,7 @@ from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.packages import package_folder
 
-SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet")
+SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 
 ALIASES = {"validation": "dev", "dev": "validation"}
 """The two names that the field has for the split that chooses."""
@@ -113,7 +113,7 @@ def absolute_path(path: str) -> str | None:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of `<split>.<jsonl|json|csv|tsv|parquet>`."""
+    """A folder of `<split>.<jsonl|json|csv|tsv|parquet|txt>`."""
 
     folder: Path
 
@@ -225,6 +225,12 @@ def read_file(file: Path) -> datasets.Dataset:
     return rows
 
 
+def _read_lines(file: str, **_: Any) -> datasets.Dataset:
+    """A text a line, in the column `text`; what Unicode alone calls the end of a line is none."""
+    lines = Path(file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    return datasets.Dataset.from_dict({"text": lines if lines[-1] else lines[:-1]})
+
+
 _READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "jsonl": (datasets.Dataset.from_json, {}),
     "json": (datasets.Dataset.from_json, {}),
@@ -233,6 +239,7 @@ _READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     # tab-separated values know no quotes (IANA's definition, and GLUE's files have stray ones)
     "tsv": (datasets.Dataset.from_csv, {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
     "parquet": (datasets.Dataset.from_parquet, {}),
+    "txt": (_read_lines, {}),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptrain.config.schema import DataConfig, TaskConfig
-from adaptrain.errors import ConfigError
+from adaptrain.errors import ConfigError, DataError
+from adaptrain.tasks.masking import UNMASKED, Masking, Moment
 from adaptrain.tasks.rows import Rows
 from adaptrain.tasks.shapes import SHAPES, Label
 
@@ -23,18 +24,24 @@ class Encoded:
 
     Attributes:
         features: one mapping a row, `input_ids` and what else the tokenizer makes and the model takes.
-        labels: as in `Rows`.
+        labels: as in `Rows`; how many tokens are masked, where those are the labels.
         lengths: tokens of each row.
         truncated: rows that lost tokens.
+        weights: how many labels each row has, where that is not one.
     """
 
     features: list[dict[str, np.ndarray]]
     labels: list[Label]
     lengths: list[int]
     truncated: int
+    weights: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def weight(self, indices: Sequence[int]) -> int:
+        """What the mean loss over some rows is the mean of: their labels."""
+        return len(indices) if self.weights is None else sum(self.weights[index] for index in indices)
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,22 @@ class Collator:
 
     On the right whatever the tokenizer prefers: every model then counts positions from the first token, and heads find
     the last token by the mask.
+
+    Attributes:
+        padding: key of a feature → what it is padded with.
+        label_dtype: of a batch of labels.
+        masking: how words are masked, where those are the labels; (rows, positions) then.
+        moment: seed and epoch that masking depends on in a training.
     """
 
     padding: dict[str, int]
     label_dtype: torch.dtype
+    masking: Masking | None = None
+    moment: Moment | None = None
+
+    def training(self, seed: int, epoch: int) -> Collator:
+        """For the batches of an epoch: other words are masked in each."""
+        return self if self.masking is None else replace(self, moment=(seed, epoch))
 
     def __call__(self, rows: Encoded, indices: Sequence[int]) -> dict[str, Tensor]:
         lengths = torch.tensor([rows.lengths[index] for index in indices])
@@ -58,8 +77,18 @@ class Collator:
                 padded[row, : rows.lengths[index]] = torch.from_numpy(rows.features[index][key])
             batch[key] = padded
         batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        if self.masking is not None:
+            self._mask(self.masking, rows, indices, batch)
+            return batch
         batch["labels"] = torch.tensor([rows.labels[index] for index in indices], dtype=self.label_dtype)
         return batch
+
+    def _mask(self, masking: Masking, rows: Encoded, indices: Sequence[int], batch: dict[str, Tensor]) -> None:
+        batch["labels"] = torch.full_like(batch["input_ids"], UNMASKED)
+        for row, index in enumerate(indices):
+            read, labels = masking.masked(rows.features[index]["input_ids"], index, self.moment)
+            batch["input_ids"][row, : len(read)] = torch.from_numpy(read)
+            batch["labels"][row, : len(read)] = torch.from_numpy(labels)
 
 
 def prepare_tokenizer(tokenizer: Any) -> None:
@@ -87,26 +116,42 @@ class TextReader:
     max_length: int
 
     def encode(self, rows: Rows) -> Encoded:
-        """The rows as tokens."""
-        return encode(self.tokenizer, rows, tuple(self.collate.padding), self.max_length)
+        """The rows as tokens.
+
+        Raises:
+            DataError: words are to be masked, and a text has none.
+        """
+        encoded = encode(self.tokenizer, rows, tuple(self.collate.padding), self.max_length)
+        if self.collate.masking is None:
+            return encoded
+        counts = [self.collate.masking.count(feature["input_ids"]) for feature in encoded.features]
+        if 0 in counts:
+            text = rows.texts[counts.index(0)]
+            raise DataError(
+                f"{rows.place}, split '{rows.split}': nothing of the text {text!r:.60} can be masked: all its tokens "
+                "are special ones. Leave it out"
+            )
+        return replace(encoded, labels=counts, weights=counts)
 
 
 def text_reader(tokenizer: Any, model: nn.Module, task: TaskConfig, data: DataConfig) -> TextReader:
     """How this task is read for this base model.
 
     Raises:
-        ConfigError: `data.max_length` leaves no room for text.
+        ConfigError: `data.max_length` leaves no room for text, or there is no mask token for a task that needs one.
     """
     longest = longest_input(tokenizer, model, data.max_length, task.columns.text_pair is not None)
-    return TextReader(tokenizer, _collator(tokenizer, model, SHAPES[task.type].label_dtype), longest)
+    shape = SHAPES[task.type]
+    masking = Masking.of(tokenizer) if shape.masks else None
+    return TextReader(tokenizer, _collator(tokenizer, model, shape.label_dtype, masking), longest)
 
 
-def _collator(tokenizer: Any, model: nn.Module, label_dtype: torch.dtype) -> Collator:
+def _collator(tokenizer: Any, model: nn.Module, label_dtype: torch.dtype, masking: Masking | None) -> Collator:
     padding = {"input_ids": int(tokenizer.pad_token_id or 0)}
     # A tokenizer borrowed from BERT makes segment ids that DistilBERT does not take
     if "token_type_ids" in tokenizer.model_input_names and _accepts(model, "token_type_ids"):
         padding["token_type_ids"] = int(tokenizer.pad_token_type_id or 0)
-    return Collator(padding, label_dtype)
+    return Collator(padding, label_dtype, masking)
 
 
 def encode(tokenizer: Any, rows: Rows, keys: Sequence[str], max_length: int) -> Encoded:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -154,12 +154,14 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device = CPU,
     architecture: str | dict[str, Any] | None = None,
+    own_head: Literal["masked_lm"] | None = None,
 ) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
 
     Args:
         device: where a quantised base is quantised; any other is loaded on the CPU.
         architecture: as in `RunConfig`.
+        own_head: as in `AutoAdapterModel.from_pretrained`.
 
     Raises:
         ModelError: the files are not readable, or of a model type that transformers does not know; or the base cannot
@@ -177,6 +179,7 @@ def load_model(
             attn_implementation=attention,
             trust_remote_code=base.remote_code,
             architecture=architecture,
+            own_head=own_head,
             **loading_options(base.config, dtype, device),
         )
     check_quantised(base.config, model)

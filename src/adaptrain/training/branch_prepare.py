@@ -69,7 +69,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
         ModelError: a base model that is missing or wrong.
         UnsupportedError: several processes; a method, a block and a model that do not go together.
     """
-    tree = parse(config.composition)
+    tree = parse(config.expression)
     block = branch_block(tree)
     assert tree is not None and block is not None
     check_library(config.model)
@@ -199,7 +199,7 @@ def _check(config: RunConfig, tree: Composition, block: Block) -> None:
             problems += [f"adapters.{name}.task: {problem}" for problem in error.problems]
     trainers = [config.trainer, *(member.trainer for member in members.values() if member.trainer is not None)]
     for key in _ALONE:
-        if any(dataclasses.asdict(trainer).get(key) for trainer in trainers):
+        if any(dataclasses.asdict(trainer)[key] for trainer in trainers):
             problems.append(f"trainer.{key}: is for the training of one adapter, and {block.word} trains several")
     if block.word == "parallel":
         paths = [names(put(child, block, tree)) for child in block.children]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from adaptrain.errors import AdaptrainError
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches, micro_batches
 from adaptrain.training.display import Display, Progress
+from adaptrain.training.drop import drawn_layers, dropping
+from adaptrain.training.frozen import Begin, from_the_words
 from adaptrain.training.memory import memory_used
 from adaptrain.training.precision import Hardware, memory_errors
 from adaptrain.training.state import Evaluation, TrainState, learning_rate
@@ -37,6 +39,7 @@ class Plan:
         higher_is_better: its direction.
         steps: optimiser steps in all.
         seed: decides the order of the rows, with the epoch.
+        begin: around the forward of some rows.
     """
 
     rows: Encoded
@@ -46,6 +49,7 @@ class Plan:
     higher_is_better: bool
     steps: int
     seed: int
+    begin: Begin = from_the_words
 
     def better(self, score: float, than: float | None) -> bool:
         if than is None:
@@ -74,10 +78,12 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
     model.train()
     while state.step < plan.steps and not _patience_is_lost(state, config):
         batches = epoch_batches(plan.rows.lengths, config.batch_size, plan.seed, state.epoch, config.group_by_length)
+        here = replace(plan, collate=plan.collate.training(plan.seed, state.epoch))
         for batch in batches[state.position :]:
             _set_rate(state.optimizer, learning_rate(state.step, plan.steps, config))
-            with memory_errors(cures(config)):
-                loss = optimise(wrapped, state.optimizer, plan, batch, config, hardware)
+            layers = drawn_layers(plan.seed, state.step, config.adapter_drop)
+            with memory_errors(cures(config)), dropping(model, layers):
+                loss = optimise(wrapped, state.optimizer, here, batch, config, hardware)
             state.position += 1
             state.step += 1
             state.tokens += sum(plan.rows.lengths[row] for row in batch)
@@ -104,22 +110,24 @@ def optimise(
     config: TrainerConfig,
     hardware: Hardware,
 ) -> Tensor:
-    """One optimiser step on the mean loss over the rows of a batch; returns that loss.
+    """One optimiser step on the mean loss over the labels of a batch; returns that loss.
 
-    A micro-batch's mean loss counts by its share of the batch's rows, so gradients are those of the whole batch
+    A micro-batch's mean loss counts by its share of the batch's labels (one a row, or as many as a row has masked
+    words), so gradients are those of the whole batch
     however unevenly it is divided, over micro-batches and over processes. Engines average gradients over processes,
     hence the factor.
     """
     accelerator = hardware.accelerator
     pieces = micro_batches(batch, config.micro_batch_size, accelerator.process_index, accelerator.num_processes)
-    total = torch.zeros((), device=hardware.device)
+    total, whole = torch.zeros((), device=hardware.device), plan.rows.weight(batch)
     for index, piece in enumerate(pieces):
         # A process without rows of its own still takes part in the exchange, with a weight of zero
-        inputs = {key: value.to(hardware.device) for key, value in plan.collate(plan.rows, piece or batch[:1]).items()}
+        rows = piece or batch[:1]
+        inputs = {key: value.to(hardware.device) for key, value in plan.collate(plan.rows, rows).items()}
         last = index == len(pieces) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            with hardware.forward():
-                loss = model(**inputs).loss * (len(piece) / len(batch) * accelerator.num_processes)
+            with hardware.forward(), plan.begin(rows):
+                loss = model(**inputs).loss * (plan.rows.weight(piece) / whole * accelerator.num_processes)
             accelerator.backward(loss)
         total += loss.detach()
     if config.max_grad_norm is not None:

@@ -77,16 +77,19 @@ def load_member(model: Any, name: str, member: MemberConfig) -> Source:
 
     Raises:
         CheckpointError: missing, unreadable, or not made for this model.
+        ConfigError: it leaves out a layer that the model does not have.
         UnsupportedError: what was saved is the base model's own weights.
     """
     assert member.path is not None
     place = find_saved(member.path, name)
     known: dict[str, Any] = read_json(place / CONFIG).get("base_model") or {} if isinstance(place, Path) else {}
-    more = {"leave_out": member.leave_out} if member.leave_out else {}
     try:
-        model.load_adapter(place, load_as=name, with_head=False, version=member.revision, **more)
+        options = {"version": member.revision, "leave_out": member.leave_out}
+        model.load_adapter(place, load_as=name, with_head=False, **options)
     except CheckpointError as error:
         raise CheckpointError(f"adapters.{name}.path={member.path}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError([f"adapters.{name}: {sentence}" for sentence in error.problems]) from None
     adapter = model.get_adapter(name)
     if adapter.config.trains_base:
         raise UnsupportedError(
@@ -110,7 +113,7 @@ def assemble(model: Any, config: RunConfig) -> tuple[Source, ...]:
             model.add_adapter(name, config=member.adapter)
         else:
             sources.append(load_member(model, name, member))
-    for block in blocks(parse(config.composition)):
+    for block in blocks(parse(config.expression)):
         if isinstance(block, Fuse) and block.fusion not in model.fusion_names():
             model.add_adapter_fusion(block, config=config.fusion)
     return tuple(sources)
@@ -123,7 +126,7 @@ def train_composition(model: Any, config: RunConfig) -> None:
         CompositionError: a composition that this model cannot run.
         UnsupportedError: a method, a block and a model that do not go together.
     """
-    tree, head = parse(config.composition), config.task.name
+    tree, head = parse(config.expression), config.task.name
     if any(isinstance(block, Fuse) for block in blocks(tree)):
         model.train_adapter_fusion(tree)
     else:
@@ -157,7 +160,7 @@ def check_members(config: RunConfig) -> None:
         if member.path is None and member.adapter is not None and config_from_dict(member.adapter).trains_base:
             raise ConfigError(
                 f"adapters.{name}: {member.adapter['method']} trains the base model's own weights, which all adapters "
-                f"of {config.composition} share; choose another by adapters.{name}.adapter=NAME"
+                f"of {config.expression} share; choose another by adapters.{name}.adapter=NAME"
             )
 
 

@@ -62,8 +62,12 @@ class Hardware:
             yield
 
 
-def find_hardware(device: str, precision: str, trains_base: bool) -> Hardware:
+def find_hardware(device: str, precision: str, trains_base: bool, drops: bool = False) -> Hardware:
     """Resolve `trainer.device` and `trainer.precision` on this machine.
+
+    Args:
+        drops: whether parameters that train go without a gradient in some steps (`trainer.adapter_drop`), in all
+            processes alike.
 
     Raises:
         ConfigError: a device that this machine does not have.
@@ -77,7 +81,7 @@ def find_hardware(device: str, precision: str, trains_base: bool) -> Hardware:
         cpu=several and chosen.type == "cpu",
         mixed_precision="no",
         device_placement=False,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=trains_base)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=trains_base or drops)],
     )
     if accelerator.num_processes > 1:
         chosen = accelerator.device

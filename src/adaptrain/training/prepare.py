@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
-from adaptrain.evaluation.baseline import Baseline, trivial_baseline
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline, unigram_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
+from adaptrain.sites.below import Below
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import Encoded, TextReader, text_reader
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.drop import check_drop
+from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
+from adaptrain.training.heads import put_head
 from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
+
+KEPT = ("train", "validation")
+"""The splits that every epoch reads."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Prepared:
         baseline: the trivial answer on that split.
         notes: what a person should know of the data and of saved adapters.
         sources: the saved adapters of the composition.
+        below: the layers whose states are kept; None where none are.
+        kept: role → those states, once `keep` has computed them.
     """
 
     config: RunConfig
@@ -47,11 +55,25 @@ class Prepared:
     baseline: Baseline
     notes: tuple[str, ...]
     sources: tuple[Source, ...] = ()
+    below: Below | None = None
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def keep(self) -> None:
+        """Compute what lies below the adapters for the rows that every epoch reads (`trainer.cache_frozen`)."""
+        if self.below is None:
+            return
+        size, collate = self.config.trainer.eval_batch_size, self.reader.collate
+        for role in KEPT:
+            self.kept[role] = keep(self.model, self.below, self.encoded[role], collate, size, self.hardware)
+
+    def begin(self, role: str) -> Begin:
+        """Around the forward of rows of a split."""
+        return self.kept[role].begin if role in self.kept else from_the_words
 
     def predict(self, role: str) -> Predictions:
         """What the model, as it is now, says of a split."""
-        size = self.config.trainer.eval_batch_size
-        return predict(self.model, self.encoded[role], self.reader.collate, self.config.task, size, self.hardware)
+        size, task, collate = self.config.trainer.eval_batch_size, self.config.task, self.reader.collate
+        return predict(self.model, self.encoded[role], collate, task, size, self.hardware, self.begin(role))
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
@@ -74,6 +96,7 @@ class Prepared:
                 "rows_of_split": rows.found,
                 "truncated": self.encoded[role].truncated,
                 "empty": rows.empty,
+                "skipped": rows.skipped,
             }
             for role, rows in self.splits.items()
         ]
@@ -84,14 +107,17 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     Raises:
         CheckpointError: a saved adapter of the composition is missing or wrong.
-        ConfigError: a device that is not there, a `max_length` without room for text.
+        ConfigError: a device that is not there, a `max_length` without room for text; words to mask and a tokenizer
+            without a mask token; a key of a head that is the checkpoint's own.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
         UnsupportedError: a method or model that do not go together.
     """
     task = config.task
     check_library(config.model)
-    hardware = find_hardware(config.trainer.device, config.trainer.precision, config.plain and method.trains_base)
+    drops = config.trainer.adapter_drop
+    trains_base = config.plain and method.trains_base
+    hardware = find_hardware(config.trainer.device, config.trainer.precision, trains_base, drops > 0)
     source = locate(task, config.data)
     splits = {
         "train": load_training_rows(task, config.data, config.seed, source),
@@ -103,22 +129,19 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
 
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
+    own_head = "masked_lm" if task.type == "masked_lm" else None
+    model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)
     if config.plain:
         model.add_adapter(task.name, config=method)
-    model.add_classification_head(
-        task.name,
-        num_labels=SHAPES[task.type].outputs(task),
-        layers=config.head.layers,
-        dropout=config.head.dropout,
-        id2label=dict(enumerate(task.labels)) or None,
-    )
+    head_note = put_head(model, config)
     if config.plain:
         model.train_adapter(task.name)
     else:
         train_composition(model, config)
+    if drops:
+        check_drop(model, drops)
     if config.trainer.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
@@ -126,10 +149,21 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     reader = text_reader(tokenizer, model.base_model, task, config.data)
     encoded = {role: reader.encode(rows) for role, rows in splits.items()}
     metrics = (task.metric, *task.extra_metrics)
-    baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    if reader.collate.masking is None:
+        baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
+    else:
+        baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
     notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources)
+    below = None
+    if config.trainer.cache_frozen:
+        below = layers_below(model)
+        size = bytes_kept(model, [encoded[role] for role in KEPT]) / 2**20
+        notes += (
+            f"the first {below.count} layers are computed once, without dropout; their states take {size:.0f} MB",
+        )
+    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources, below)
 
 
 def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
@@ -138,4 +172,6 @@ def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
         notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
     if rows.empty:
         notes.append(f"split '{rows.split}': {rows.empty} of {len(rows)} rows have an empty text")
+    if rows.skipped:
+        notes.append(f"split '{rows.split}': {rows.skipped} of {rows.found} texts are empty and were left out")
     return notes

@@ -96,7 +96,7 @@ def train(
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
     check_free(folder, config.force)
     display = make_display() if display is None else display
-    if branch_block(parse(config.composition)) is not None:
+    if not config.plain and branch_block(parse(config.expression)) is not None:
         from adaptrain.training.branch_run import train_branches  # late: it writes with what is below
 
         return train_branches(config, folder, origins_yaml, command, display, started, clock)
@@ -162,6 +162,9 @@ def _train(run: Prepared, display: Display) -> TrainState:
     if rank:  # dropout must differ between processes; everything else has been drawn by now
         torch.manual_seed(config.seed + rank)
     state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))
+    for note in run.notes:
+        display.note(note)
+    run.keep()
     metric = get_metric(config.task.metric)
     plan = Plan(
         rows=run.encoded["train"],
@@ -171,9 +174,8 @@ def _train(run: Prepared, display: Display) -> TrainState:
         higher_is_better=metric.higher_is_better,
         steps=total_steps(len(run.encoded["train"]), config.trainer),
         seed=config.seed,
+        begin=run.begin("train"),
     )
-    for note in run.notes:
-        display.note(note)
     display.start(f"{method_name(config)} on {config.task.name}", plan.steps, metric)
     fit(run.model, state, plan, config.trainer, run.hardware, display)
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,7 @@ def read(folder: Path, model: PreTrainedModel, with_head: bool = True) -> Foreig
 
 def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
     values = read_json(folder / CONFIG)
-    model_type = str(model.config.model_type)
-    if values.get("model_type", model_type) != model_type:
-        raise CheckpointError(f"{folder} was made for a {values['model_type']}, and this model is a {model_type}")
+    check_model(folder, values, model)
     family = family_of(model)
     name = str(values.get("name") or folder.name)
     groups, strange = sort_tensors(
@@ -77,6 +76,17 @@ def _read(folder: Path, model: PreTrainedModel, with_head: bool) -> Foreign:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     tensors = convert_tensors(folder, groups, strange, name, config, origin)
     return Foreign(name, config, tensors, read_head(folder, model) if with_head else None)
+
+
+def check_model(folder: Path, values: Mapping[str, Any], model: PreTrainedModel) -> None:
+    """Refuse a folder of another model type.
+
+    Raises:
+        CheckpointError: names both types.
+    """
+    model_type = str(model.config.model_type)
+    if values.get("model_type", model_type) != model_type:
+        raise CheckpointError(f"{folder} was made for a {values['model_type']}, and this model is a {model_type}")
 
 
 def _matrices(config: Any) -> tuple[str, ...]:

@@ -1,0 +1,97 @@
+"""Every shipped recipe trains two steps on a tiny model, and its folder evaluates to the number it reported. A recipe
+that goes on from saved adapters gets those that the recipes it names have made."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tiny_run
+from adaptrain.cli.main import main
+from adaptrain.config.compose import compose
+from adaptrain.config.library import library
+from adaptrain.config.schema import TaskConfig
+
+RECIPES = library().choices("recipe")
+COMPOSED = [name for name, file in RECIPES.items() if re.search(r"^composition:", file.read_text(), re.MULTILINE)]
+METHODS = [name for name in RECIPES if name not in COMPOSED]
+
+TWO_STEPS = ("trainer.max_steps=2", "trainer.precision=fp32", "trainer.device=cpu", "trainer.batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a tiny base and a mirror that has rows of every task."""
+    folder = tmp_path_factory.mktemp("recipes")
+    tiny_run.save_base(folder / "base")
+    for name in library().choices("task"):
+        task = compose([f"task={name}"]).config.task
+        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None}:
+            tiny_run.write_jsonl(folder / "mirror" / task.name / f"{split}.jsonl", rows(task, 24))
+    for language in ("en", "fr"):
+        texts = "".join(f"{row['sentence']}\n" for row in tiny_run.sentences(24, 3))
+        for split in ("train", "validation"):
+            (folder / "corpus" / language).mkdir(parents=True, exist_ok=True)
+            (folder / "corpus" / language / f"{split}.txt").write_text(texts)
+    return folder
+
+
+def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    chance = random.Random(0)
+    columns = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
+    found = []
+    for index in range(count):
+        row: dict[str, Any] = {column: " ".join(chance.choices(tiny_run.PLAIN, k=5)) for column in columns}
+        row[task.columns.label] = index % len(task.labels) if task.labels else float(index % 5)
+        found.append(row)
+    return found
+
+
+def overrides(name: str, place: Path) -> list[str]:
+    """What makes a recipe small: its base, its rows, its steps."""
+    values: Mapping[str, Any] = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    changed = [f"model.name={place}/base", "model.package=null", "model.sha256=null", f"data.mirror={place}/mirror"]
+    changed += list(TWO_STEPS)
+    branches = [key for key, entry in (values.get("adapters") or {}).items() if "trainer" in (entry or {})]
+    changed += [f"adapters.{branch}.{step}" for branch in branches for step in TWO_STEPS[::3]]
+    if "batchsplit" in str(values.get("composition")):  # its sizes sum up to its own
+        changed.remove("trainer.batch_size=4")
+    if name == "madx_language":
+        changed = [each for each in changed if not each.startswith("data.mirror")]
+        changed += ["task.name=en", f"task.path={place}/corpus/en", "outputs=outputs/en"]
+    if compose([f"recipe={name}"]).config.adapter.get("phm_dim", 1) > 1 and not branches:
+        changed.append("adapter.reduction_factor=8")  # phm_dim divides 32 / 8
+    if name.startswith("adapterdrop"):  # of two layers
+        found = compose([f"recipe={name}"]).config
+        changed += ["adapter.leave_out=[0]"] if found.adapter["leave_out"] else ["trainer.adapter_drop=1"]
+    return changed
+
+
+def trained(name: str, place: Path) -> Path:
+    """The folder of a recipe's run; those that it goes on from are trained first."""
+    outputs = place / "outputs" / ("en" if name == "madx_language" else "") / name
+    if not outputs.exists():
+        values = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+        for entry in (values.get("adapters") or {}).values():
+            if source := (entry or {}).get("path"):
+                trained(Path(source).name, place)
+        assert main(["train", f"recipe={name}", *overrides(name, place)]) == 0
+    (folder,) = outputs.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("name", [*COMPOSED, *METHODS])
+def test_a_recipe_runs(name, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    folder = trained(name, place)
+    if name in COMPOSED or name in METHODS[::8]:
+        capsys.readouterr()
+        assert main(["eval", str(folder)]) == 0
+        told = capsys.readouterr().out
+        assert "is the same as training reported" in told
