@@ -211,9 +211,10 @@ def test_what_eval_refuses(capsys, arguments, code, says):
         (("adapters.first.path=./no",), 3, "adapters.first.path=./no: there is no such folder ("),
         (("adapters.first.path=outputs/no",), 3, "adapters.first.path=outputs/no: there is no such folder ("),
         (
-            ("composition=parallel(first, second)",),
+            ("composition=parallel(stack(mood, first), stack(mood, second))",),
             2,
-            "composition=parallel(first, second): parallel has a task a branch",
+            "adapters.mood: stands in the branches first, second of parallel(stack(mood, first), stack(mood, second)), "
+            "each of which would train it its own way",
         ),
         (
             ("composition=fuse(mood, second)", "~adapters.first", "adapter=lora"),

@@ -60,6 +60,8 @@ def overrides(name: str, place: Path) -> list[str]:
     changed += list(TWO_STEPS)
     branches = [key for key, entry in (values.get("adapters") or {}).items() if "trainer" in (entry or {})]
     changed += [f"adapters.{branch}.{step}" for branch in branches for step in TWO_STEPS[::3]]
+    if "batchsplit" in str(values.get("composition")):  # its sizes sum up to its own
+        changed.remove("trainer.batch_size=4")
     if name == "madx_language":
         changed = [each for each in changed if not each.startswith("data.mirror")]
         changed += ["task.name=en", f"task.path={place}/corpus/en", "outputs=outputs/en"]

@@ -170,13 +170,13 @@ class Recorder:
         self.events.append(("note", text))
 
     def start(self, title: str, steps: int, metric: Any) -> None:
-        self.events.append(("start", (title, steps, metric.name)))
+        self.events.append(("start", (title, steps, metric and metric.name)))
 
-    def step(self, progress: Any) -> None:
-        self.events.append(("step", progress))
+    def step(self, progress: Any, branch: str = "") -> None:
+        self.events.append((f"{branch}.step" if branch else "step", progress))
 
-    def evaluated(self, evaluation: Any, better: bool) -> None:
-        self.events.append(("evaluated", (evaluation, better)))
+    def evaluated(self, evaluation: Any, better: bool, branch: str = "", metric: Any = None) -> None:
+        self.events.append((f"{branch}.evaluated" if branch else "evaluated", (evaluation, better)))
 
     def stop(self) -> None:
         self.events.append(("stop", None))

@@ -199,6 +199,15 @@ def with_children(tree: Block, children: Sequence[Composition]) -> Block:
     return copy
 
 
+def put(new: Composition, block: Block, tree: Composition) -> Composition:
+    """A composition with something else in the place of one of its blocks, the very object."""
+    if tree is block:
+        return new
+    if isinstance(tree, str):
+        return tree
+    return with_children(tree, [put(new, block, child) for child in tree.children])
+
+
 def names(tree: Composition | None) -> tuple[str, ...]:
     """The adapters of a composition, left to right, each once."""
     return tuple(dict.fromkeys(_leaves(tree)))

@@ -149,6 +149,8 @@ class WithFiles(nn.Module):
             raise CompositionError("No composition is active; give one to save, or activate one first")
         self.sites.accept(tree)
         found = self._heads_for(tree)
+        if isinstance(found, tuple) and None in found and tree == self.sites.active:
+            found = self._active_head or found  # a branch that ends in a block has a head of another name
         active = tuple(name for name in found if name) if isinstance(found, tuple) else found
         adapters, fusions = composed.members(tree)
         composed.save(

@@ -6,11 +6,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptrain.cli.arguments import one_path, read_pairs, split
 from adaptrain.cli.screen import print_rows
 from adaptrain.config.schema import PRECISIONS
 from adaptrain.errors import ConfigError, UsageError, listed, nearest
+
+if TYPE_CHECKING:
+    from adaptrain.evaluation.run import EvalResult
 
 KEYS = (
     *("adapter", "composition", "adapters.NAME.path", "skip_layers"),
@@ -21,7 +25,7 @@ _SWAP = re.compile(r"[+~]*(composition|adapters)[=.]|~(composition|adapters)$")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the metrics, and whether training reported the same."""
+    """Print the metrics, of every branch where there are several, and whether training reported the same."""
     found = split(arguments)
     swapped = [override for override in found.overrides if _SWAP.match(override)]
     pairs = [override for override in found.overrides if override not in swapped]
@@ -35,30 +39,58 @@ def run(arguments: Sequence[str]) -> int:
 
     swap = read_swap(swapped)
 
-    from adaptrain.evaluation.metrics import get_metric
+    from adaptrain.evaluation.branches import branches_of
     from adaptrain.evaluation.run import evaluate_folder
 
-    result = evaluate_folder(
-        path,
-        mirror=given.get("data.mirror"),
-        precision=precision,
-        split=given.get("split"),
-        batch_size=batch_size,
-        device=given.get("trainer.device", "auto"),
-        swap=swap,
-        skip_layers=skip_layers,
-    )
+    options = {
+        "mirror": given.get("data.mirror"),
+        "precision": precision,
+        "split": given.get("split"),
+        "batch_size": batch_size,
+        "device": given.get("trainer.device", "auto"),
+        "skip_layers": skip_layers,
+    }
+    if (branches := branches_of(path)) is None:
+        _print_one(evaluate_folder(path, **options, swap=swap))
+    elif swap is not None:
+        raise UsageError(f"{path} has branches; name one to evaluate it with other adapters: {branches[0]}")
+    else:
+        _print_branches({branch.name: evaluate_folder(branch, **options) for branch in branches})
+    return 0
+
+
+def _print_branches(results: dict[str, EvalResult]) -> None:
+    from adaptrain.evaluation.metrics import get_metric
+
+    rows = []
+    for name, result in results.items():
+        for key, value in result.metrics.items():
+            what = [name, result.task, result.split, str(result.rows), key]
+            rows.append([*what, get_metric(key).shown(value), f"{value:.8f}"])
+    head = ["branch", "task", "split", "rows", "metric", "score", "value"]
+    print_rows(head, rows, title=f"{len(results)} branches", right=(3, 5, 6))
+    for name, result in results.items():
+        _print_comparison(result, f"{name}: ")
+
+
+def _print_one(result: EvalResult) -> None:
+    from adaptrain.evaluation.metrics import get_metric
+
     print_rows(
         ["metric", "score", "value"],
         [[name, get_metric(name).shown(value), f"{value:.8f}"] for name, value in result.metrics.items()],
         title=f"{result.task}, split '{result.split}', {result.rows} rows",
     )
+    _print_comparison(result)
+
+
+def _print_comparison(result: EvalResult, branch: str = "") -> None:
+    """With what training reported; of a branch, under its name."""
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {branch}{note}", file=sys.stderr)
     if result.reproduced is not None and result.stored is not None:
         same = "the same as" if result.reproduced else f"not the {result.stored:.8f}"
-        print(f"{result.metric} {result.score:.8f} is {same} training reported")
-    return 0
+        print(f"{branch}{result.metric} {result.score:.8f} is {same} training reported")
 
 
 def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from adaptrain.cli.environment import quieten
 from adaptrain.cli.failures import debugging, describe, tell
 from adaptrain.cli.screen import print_rows, styled
-from adaptrain.cli.train import closing, command_line
+from adaptrain.cli.train import closing, command_line, scored
 from adaptrain.config.sweep import Sweep, launch, plan
 from adaptrain.errors import ConfigError
 from adaptrain.reporting.folder import run_folder
@@ -68,7 +68,6 @@ class RunCell:
     def _train(self, name: str, swept: Sequence[str]) -> Outcome:
         from adaptrain.config.compose import compose
         from adaptrain.config.render import annotated_yaml
-        from adaptrain.evaluation.metrics import get_metric
         from adaptrain.training.run import train
 
         arguments = [*self.fixed, *swept]
@@ -76,8 +75,7 @@ class RunCell:
         result = train(composed.config, annotated_yaml(composed), command_line(arguments))
         print(closing(result.row, str(result.folder), result.finished_before), flush=True)
         status = "finished before" if result.finished_before else "done"
-        metric = get_metric(result.row["metric"])
-        return Outcome(name, status, f"{metric.name} {metric.shown(result.row['score'])}", str(result.folder))
+        return Outcome(name, status, scored(result.row), str(result.folder))
 
 
 def run_sweep(arguments: Sequence[str]) -> int:

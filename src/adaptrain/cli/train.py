@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from adaptrain.cli.arguments import split
 
@@ -34,18 +35,32 @@ def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
     return ("adaptrain", "train", *arguments)
 
 
-def closing(row: dict[str, object], folder: str, finished_before: bool) -> str:
+def closing(row: dict[str, Any], folder: str, finished_before: bool) -> str:
     """The last lines of a run."""
-    from adaptrain.evaluation.metrics import get_metric
-
-    metric, score = get_metric(str(row["metric"])), row["score"]
-    baseline = row["baseline"]
-    assert isinstance(score, float) and isinstance(baseline, dict)
-    against = f"{baseline['name']} {metric.shown(baseline['score'])}"
-    lines = [f"{metric.label} {metric.shown(score)} on {row['task']}, split '{row['split']}' ({against})"]
+    lines = [_told(each) for each in row["branches"].values()] if "branches" in row else [_told(row)]
     if finished_before:
         lines.append(f"finished before: {folder} (force=true trains it again)")
     else:
         lines.append(f"saved: {folder}")
     lines.append(f"next:  adaptrain eval {shlex.quote(folder)}")
     return "\n".join(lines)
+
+
+def scored(row: dict[str, Any]) -> str:
+    """The score of a run, or those of its branches, as people read them."""
+    from adaptrain.evaluation.metrics import get_metric
+
+    if "branches" in row:
+        return ", ".join(f"{name} {scored(each)}" for name, each in row["branches"].items())
+    metric = get_metric(row["metric"])
+    return f"{metric.name} {metric.shown(row['score'])}"
+
+
+def _told(row: dict[str, Any]) -> str:
+    from adaptrain.evaluation.metrics import get_metric
+
+    metric, baseline = get_metric(row["metric"]), row["baseline"]
+    name = f"{row['branch']}: " if "branch" in row else ""
+    against = f"{baseline['name']} {metric.shown(baseline['score'])}"
+    score = f"{metric.label} {metric.shown(row['score'])}"
+    return f"{name}{score} on {row['task']}, split '{row['split']}' ({against})"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from adaptrain.composition import names, parse
 from adaptrain.config.schema import RunConfig
@@ -21,6 +22,9 @@ MANIFEST = "run.json"
 """Written last: a folder that has it holds a finished run."""
 
 RESULT = "result.json"
+
+BRANCHES = "branches"
+"""Folder of the branches of a run, a folder each like that of a run of its own."""
 
 _NOT_IN_HASH = ("recipe", "outputs", "force")
 _OWNER = ".owner.json"
@@ -42,6 +46,11 @@ def run_hash(config: RunConfig) -> str:
 def run_folder(config: RunConfig) -> Path:
     """Where a run's results go: `outputs/<recipe>/<hash8>`."""
     return Path(config.outputs).expanduser() / config.recipe / run_hash(config)
+
+
+def branch_folder(name: str) -> str:
+    """Where a branch's results go inside the folder of its run."""
+    return f"{BRANCHES}/{quote(name, safe=' ,+=@').replace('.', '%2E')}"
 
 
 def is_finished(folder: Path) -> bool:

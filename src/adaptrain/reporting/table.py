@@ -13,7 +13,7 @@ from typing import Any
 
 from adaptrain.errors import OutputError
 from adaptrain.evaluation.metrics import METRICS, Metric
-from adaptrain.reporting.folder import MANIFEST, RESULT, canonical
+from adaptrain.reporting.folder import BRANCHES, MANIFEST, RESULT, canonical
 
 ENVIRONMENT = ("adaptrain", "torch", "transformers", "precision", "data")
 """What must be equal for two scores to stand in one column without a mark."""
@@ -109,7 +109,8 @@ class Table:
 
 
 def collect(folder: Path) -> list[Row]:
-    """All runs under a folder, in the order of their paths. Unreadable and unfinished ones come with the reason.
+    """All runs under a folder, in the order of their paths. Unreadable and unfinished ones come with the reason; of a
+    run with branches each branch is one.
 
     Raises:
         OutputError: there is no such folder.
@@ -119,7 +120,7 @@ def collect(folder: Path) -> list[Row]:
         raise OutputError(f"There is no folder {folder}; name one that `adaptrain train` wrote to (outputs/)")
     places = {file.parent for name in (RESULT, MANIFEST, "task.json") for file in folder.rglob(name)}
     visible = (place for place in places if not any(part.startswith(".") for part in place.relative_to(folder).parts))
-    return [_read(place) for place in sorted(visible)]
+    return [_read(place) for place in sorted(visible) if not (place / BRANCHES).is_dir()]
 
 
 _NEEDED: dict[str, type | tuple[type, ...]] = {

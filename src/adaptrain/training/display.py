@@ -44,14 +44,14 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Something worth knowing, a sentence."""
 
-    def start(self, title: str, steps: int, metric: Metric) -> None:
-        """Training begins."""
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
+        """Training begins; without a metric, of several branches that have one each."""
 
-    def step(self, progress: Progress) -> None:
-        """Some steps were done."""
+    def step(self, progress: Progress, branch: str = "") -> None:
+        """Some steps were done: by all, or by one branch."""
 
-    def evaluated(self, evaluation: Evaluation, better: bool) -> None:
-        """The model was evaluated; `better` says whether it is the best so far."""
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
+        """The model, or one branch, was evaluated; `better` says whether it is the best so far."""
 
     def stop(self) -> None:
         """Training is over, or failed. May be called twice."""
@@ -74,14 +74,14 @@ class LiveDisplay:
     def note(self, text: str) -> None:
         self.console.print(f"[yellow]note[/] {text}", highlight=False)
 
-    def start(self, title: str, steps: int, metric: Metric) -> None:
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
         self.metric = metric
         self.bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn(f"{metric.name} [green]{{task.fields[score]}}"),
+            *([] if metric is None else [TextColumn(f"{metric.name} [green]{{task.fields[score]}}")]),
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[memory]}"),
             TimeElapsedColumn(),
@@ -92,19 +92,20 @@ class LiveDisplay:
         self.task = self.bar.add_task(title, total=steps, loss="–", score="–", speed="– tok/s", memory="–")
         self.bar.start()
 
-    def step(self, progress: Progress) -> None:
-        if self.bar is not None:
+    def step(self, progress: Progress, branch: str = "") -> None:
+        if self.bar is not None and not branch:
             speed, memory = f"{progress.tokens_per_second:,.0f} tok/s", gigabytes(progress.memory)
             loss = f"{progress.loss:.4f}"
             self.bar.update(self.task, completed=progress.step, loss=loss, speed=speed, memory=memory)
 
-    def evaluated(self, evaluation: Evaluation, better: bool) -> None:
-        if self.bar is not None and self.metric is not None:
-            score = self.metric.shown(evaluation.score)
-            if better:
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
+        metric = metric or self.metric
+        if self.bar is not None and metric is not None:
+            score = metric.shown(evaluation.score)
+            if better and not branch:
                 self.bar.update(self.task, score=score)
-            line = f"epoch {evaluation.epoch:g}  {self.metric.name} {score}{'  best' if better else ''}"
-            self.bar.console.print(line, highlight=False)
+            line = f"epoch {evaluation.epoch:g}  {metric.name} {score}{'  best' if better else ''}"
+            self.bar.console.print(f"{_named(branch)}{line}", highlight=False)
 
     def stop(self) -> None:
         if self.bar is not None:
@@ -124,13 +125,13 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         self._line(f"note: {text}")
 
-    def start(self, title: str, steps: int, metric: Metric) -> None:
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
         self.metric, self.tenth, self.begun = metric, 0, time.perf_counter()
         self._line(f"{title}: {steps} steps")
 
-    def step(self, progress: Progress) -> None:
+    def step(self, progress: Progress, branch: str = "") -> None:
         tenth = 10 * progress.step // progress.steps
-        if tenth == self.tenth:
+        if branch or tenth == self.tenth:
             return
         self.tenth = tenth
         spent = time.perf_counter() - self.begun
@@ -140,10 +141,11 @@ class PlainDisplay:
             f"{progress.tokens_per_second:,.0f} tok/s  {gigabytes(progress.memory)}  {spent:.0f} s, {left:.0f} s left"
         )
 
-    def evaluated(self, evaluation: Evaluation, better: bool) -> None:
-        assert self.metric is not None
-        score = f"{self.metric.name} {self.metric.shown(evaluation.score)}"
-        self._line(f"epoch {evaluation.epoch:g}  step {evaluation.step}  {score}{'  best' if better else ''}")
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
+        metric = metric or self.metric
+        assert metric is not None
+        line = f"epoch {evaluation.epoch:g}  step {evaluation.step}  {metric.name} {metric.shown(evaluation.score)}"
+        self._line(f"{_named(branch)}{line}{'  best' if better else ''}")
 
     def stop(self) -> None:
         self.stream.flush()
@@ -162,14 +164,14 @@ class JsonLog:
     def note(self, text: str) -> None:
         self._write("note", text=text)
 
-    def start(self, title: str, steps: int, metric: Metric) -> None:
-        self._write("start", title=title, steps=steps, metric=metric.name)
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
+        self._write("start", title=title, steps=steps, metric=None if metric is None else metric.name)
 
-    def step(self, progress: Progress) -> None:
-        self._write("step", **asdict(progress))
+    def step(self, progress: Progress, branch: str = "") -> None:
+        self._write("step", **_of(branch), **asdict(progress))
 
-    def evaluated(self, evaluation: Evaluation, better: bool) -> None:
-        self._write("evaluation", **asdict(evaluation), better=better)
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
+        self._write("evaluation", **_of(branch), **asdict(evaluation), better=better)
 
     def stop(self) -> None:
         if self.stream is not None:
@@ -194,21 +196,51 @@ class Displays:
         for display in self.displays:
             display.note(text)
 
-    def start(self, title: str, steps: int, metric: Metric) -> None:
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
         for display in self.displays:
             display.start(title, steps, metric)
 
-    def step(self, progress: Progress) -> None:
+    def step(self, progress: Progress, branch: str = "") -> None:
         for display in self.displays:
-            display.step(progress)
+            display.step(progress, branch)
 
-    def evaluated(self, evaluation: Evaluation, better: bool) -> None:
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
         for display in self.displays:
-            display.evaluated(evaluation, better)
+            display.evaluated(evaluation, better, branch, metric)
 
     def stop(self) -> None:
         for display in self.displays:
             display.stop()
+
+
+class BranchDisplay:
+    """What one branch of a run is told of, handed on under its name."""
+
+    def __init__(self, display: Display, name: str, metric: Metric) -> None:
+        self.display, self.name, self.metric = display, name, metric
+
+    def note(self, text: str) -> None:
+        self.display.note(f"{self.name}: {text}")
+
+    def start(self, title: str, steps: int, metric: Metric | None) -> None:
+        """The run has been started for all branches."""
+
+    def step(self, progress: Progress, branch: str = "") -> None:
+        self.display.step(progress, self.name)
+
+    def evaluated(self, evaluation: Evaluation, better: bool, branch: str = "", metric: Metric | None = None) -> None:
+        self.display.evaluated(evaluation, better, self.name, self.metric)
+
+    def stop(self) -> None:
+        """The run is stopped for all branches."""
+
+
+def _named(branch: str) -> str:
+    return f"{branch}  " if branch else ""
+
+
+def _of(branch: str) -> dict[str, str]:
+    return {"branch": branch} if branch else {}
 
 
 def gigabytes(memory: int) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptrain.checkpoint import CONFIG
 from adaptrain.composed import CONFIG as COMPOSITION
 from adaptrain.composition import Fuse, blocks, parse
-from adaptrain.config.composition import branch_block, members_of
+from adaptrain.config.composition import members_of
 from adaptrain.config.schema import MemberConfig, RunConfig
 from adaptrain.errors import CheckpointError, ConfigError, UnsupportedError, listed
 from adaptrain.files import read_json
@@ -43,20 +43,6 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
-
-
-def refuse_branches(config: RunConfig) -> None:
-    """Refuse compositions that give each branch rows of its own.
-
-    Raises:
-        UnsupportedError: names the block.
-    """
-    block = None if config.plain else branch_block(parse(config.expression))
-    if block is not None:
-        raise UnsupportedError(
-            f"composition={config.composition}: {block.word} has a task a branch, and a run trains one task; train "
-            "the branches one by one, and load them with path"
-        )
 
 
 def find_saved(path: str, name: str) -> Path | str:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 
-from adaptrain.config.composition import complete_members
+from adaptrain.composition import parse
+from adaptrain.config.composition import branch_block, complete_members
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, OutputError
 from adaptrain.evaluation.metrics import check_metrics, get_metric
@@ -27,7 +28,7 @@ from adaptrain.reporting.manifest import manifest, versions
 from adaptrain.reporting.results import method_name, result_row
 from adaptrain.training.display import Display, Displays, JsonLog, make_display
 from adaptrain.training.loop import Plan, fit, total_steps
-from adaptrain.training.members import check_members, refuse_branches
+from adaptrain.training.members import check_members
 from adaptrain.training.memory import peak_memory, reset_peak
 from adaptrain.training.prepare import Prepared, prepare
 from adaptrain.training.state import TrainState, make_optimizer
@@ -71,7 +72,8 @@ def train(
     command: Sequence[str] = (),
     display: Display | None = None,
 ) -> RunResult:
-    """Train, evaluate and save one adapter. A finished run is not repeated unless `config.force`.
+    """Train, evaluate and save one adapter, or the branches of a composition. A finished run is not repeated unless
+    `config.force`.
 
     Args:
         origins_yaml: the resolved config with the origin of each key, saved as `origins.yaml`.
@@ -89,12 +91,15 @@ def train(
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     config, method = complete(config)
-    refuse_branches(config)
     folder = run_folder(config)
     if is_finished(folder) and not config.force:
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
     check_free(folder, config.force)
     display = make_display() if display is None else display
+    if not config.plain and branch_block(parse(config.expression)) is not None:
+        from adaptrain.training.branch_run import train_branches  # late: it writes with what is below
+
+        return train_branches(config, folder, origins_yaml, command, display, started, clock)
 
     run = prepare(config, method)
     reset_peak(run.hardware.device)
@@ -111,11 +116,11 @@ def train(
             log.stop()
         memory = peak_memory(run.hardware.device)
         spent = Spent(started, trained - begun, done - trained, done - clock, memory)
-        row = _row(run, state, predictions, folder.name, spent)
+        row = result_of(run, state, predictions, folder.name, spent)
         if work is not None:
-            _write(work, run, state, predictions, row)
-            _write_config(work, config, origins_yaml)
-            _write_manifest(work, run, spent, command)
+            write_run(work, run, state, predictions, row)
+            write_config(work, config, origins_yaml)
+            write_manifest(work, run, spent, command)
     run.hardware.accelerator.wait_for_everyone()
     return RunResult(folder, row, finished_before=False)
 
@@ -176,7 +181,8 @@ def _train(run: Prepared, display: Display) -> TrainState:
     return state
 
 
-def _row(run: Prepared, state: TrainState, predictions: Predictions, name: str, spent: Spent) -> dict[str, Any]:
+def result_of(run: Prepared, state: TrainState, predictions: Predictions, name: str, spent: Spent) -> dict[str, Any]:
+    """The results row of a run whose folder has this name."""
     config, metric = run.config, run.config.task.metric
     scores, split, best = predictions.scores(), run.splits[run.reported], state.best_evaluation
     adapter, head, base = run.parameter_counts()
@@ -207,7 +213,7 @@ def _row(run: Prepared, state: TrainState, predictions: Predictions, name: str, 
     )
 
 
-def _write(
+def write_run(
     work: Path,
     run: Prepared,
     state: TrainState,
@@ -242,7 +248,12 @@ def _write(
     write_json(work / RESULT, row)
 
 
-def _write_config(work: Path, config: RunConfig, origins_yaml: str | None) -> None:
+def write_config(work: Path, config: RunConfig, origins_yaml: str | None) -> None:
+    """The resolved config, and with it where each key was set.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     try:
         (work / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
         if origins_yaml is not None:
@@ -251,7 +262,8 @@ def _write_config(work: Path, config: RunConfig, origins_yaml: str | None) -> No
         raise OutputError(f"Cannot write {work}: {error}") from None
 
 
-def _write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[str]) -> None:
+def write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[str]) -> None:
+    """The manifest, which makes the run finished."""
     values = manifest(
         command=command,
         started=spent.started,
