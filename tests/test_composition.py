@@ -20,7 +20,7 @@ from adaptrain.composition import (
     Split,
     Stack,
     blocks,
-    check,
+    check_adapters,
     names,
     parse,
     width,
@@ -226,12 +226,12 @@ def test_width_is_how_often_the_inputs_are_repeated(tree, copies):
 
 
 def test_check_names_the_unknown_adapter_its_place_and_the_nearest():
-    check(Stack("a", "b"), ["a", "b"])
-    check(None, [])
+    check_adapters(Stack("a", "b"), ["a", "b"])
+    check_adapters(None, [])
     with pytest.raises(CompositionError, match=r"stack\(a, sst\).*'sst', did you mean 'sst2'\?.*a, sst2"):
-        check(Stack("a", "sst"), ["a", "sst2"])
+        check_adapters(Stack("a", "sst"), ["a", "sst2"])
     with pytest.raises(CompositionError, match=r"no adapter 'x'.*The model has: \(none\)"):
-        check("x", [])
+        check_adapters("x", [])
 
 
 @pytest.mark.parametrize(

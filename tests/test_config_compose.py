@@ -248,7 +248,7 @@ def test_all_mistakes_at_once_from_every_place(own_recipes):
         ("recipe=lora_cola,lora_mrpc", "names several values; add -m"),
         ("model=null", "a run needs one model; choose it by model=NAME"),
         ("~adapter", "a run needs one adapter"),
-        ("recipe=lora_colla", "did you mean 'lora_cola'? Known are: adapterplus_cola,"),
+        ("recipe=lora_colla", "did you mean 'lora_cola'? Known are: adapterdrop_frozen_rte,"),
         ("recipe=./none.yaml", "there is no file ./none.yaml; correct the path"),
         ("lora_cola", "is a recipe; write recipe=lora_cola"),
         ("word", "cannot be read as key=value (there is no `=`)"),

@@ -129,7 +129,7 @@ def test_what_does_not_go_together_is_refused_by_name(arch, method):
     assert model.adapter_names() == []
 
 
-@archs
+@pytest.mark.parametrize("arch", ["bert", "llama", "whisper"])
 def test_a_fusion_of_what_has_none_is_refused_when_it_is_activated(arch):
     model = adapted(arch)
     add(model, "a", METHODS["lora"])

@@ -37,7 +37,7 @@ from adaptrain.checkpoint import (
     refuse_named_head,
     save_head,
 )
-from adaptrain.composition import Composition, Fuse, blocks, check, names, parse
+from adaptrain.composition import Composition, Fuse, blocks, check_adapters, check_fusions, names, parse
 from adaptrain.errors import AdaptrainError, CheckpointError, listed
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.heads import Head
@@ -246,7 +246,8 @@ def composition_of(values: Mapping[str, Any], file: Path) -> Composition:
         tree = parse(values["composition"])
         if tree is None:
             raise CheckpointError(f"{file} holds no composition")
-        check(tree, list(values["adapters"]), list(values["fusions"]))
+        check_adapters(tree, list(values["adapters"]))
+        check_fusions(tree, list(values["fusions"]))
     except KeyError as error:
         raise CheckpointError(f"{file} has no key {error}") from None
     except (AdaptrainError, TypeError) as error:

@@ -234,20 +234,28 @@ def width(tree: Composition | None) -> int:
     return len(tree.children) * inner if isinstance(tree, Parallel) else inner
 
 
-def check(tree: Composition | None, known: Sequence[str], fusions: Sequence[str] = ()) -> None:
-    """Refuse adapters that are not among `known`, and fusions that are not among `fusions`.
+def check_adapters(tree: Composition | None, known: Sequence[str]) -> None:
+    """Refuse adapters that are not among `known`.
 
     Raises:
         CompositionError: names the first unknown one, the composition, and the nearest known name.
     """
-    place = f"{tree}: " if isinstance(tree, Block) else ""
     for name in names(tree):
         if name not in known:
+            place = f"{tree}: " if isinstance(tree, Block) else ""
             raise CompositionError(place + unknown("adapter", name, known, "The model has"))
+
+
+def check_fusions(tree: Composition | None, known: Sequence[str]) -> None:
+    """Refuse fusions that are not among `known`.
+
+    Raises:
+        CompositionError: names the first unknown one, the composition, and how to make it.
+    """
     for block in blocks(tree):
-        if isinstance(block, Fuse) and block.fusion not in fusions:
-            near = unknown("fusion", block.fusion, fusions, "The model has")
-            raise CompositionError(f"{place}{near}. add_adapter_fusion({str(block)!r}) makes one")
+        if isinstance(block, Fuse) and block.fusion not in known:
+            near = unknown("fusion", block.fusion, known, "The model has")
+            raise CompositionError(f"{tree}: {near}. add_adapter_fusion({str(block)!r}) makes one")
 
 
 def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | None) -> Composition | None:

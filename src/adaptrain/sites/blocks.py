@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from adaptrain.branches import divide
 from adaptrain.composition import (
@@ -22,11 +22,18 @@ from adaptrain.errors import CompositionError, UnsupportedError, listed, unknown
 from adaptrain.sites.base import Site
 
 
-def refuse(tree: Composition | None, sites: Iterable[Site], methods: Mapping[str, str], model_type: str) -> None:
+def refuse(
+    tree: Composition | None,
+    sites: Iterable[Site],
+    methods: Mapping[str, str],
+    fusions: Container[str],
+    model_type: str,
+) -> None:
     """Refuse a composition that has no meaning somewhere in this model.
 
     Args:
         methods: adapter name → its method.
+        fusions: the names of the model's fusions.
 
     Raises:
         UnsupportedError: names the block, the methods, the model and the reason.
@@ -38,7 +45,7 @@ def refuse(tree: Composition | None, sites: Iterable[Site], methods: Mapping[str
         reason, found = _shape(block), block.names
         for site in sites:
             here = tuple(name for name in block.names if name in site.units)
-            if not reason and here and (reason := _reason(block, site)):
+            if not reason and here and (reason := _reason(block, site, fusions)):
                 reason, found = f"{reason} ({site.point.name})", here
         if reason:
             over = listed(dict.fromkeys(methods[name] for name in found))
@@ -55,13 +62,14 @@ def _shape(block: Block) -> str:
     return ""
 
 
-def _reason(block: Block, site: Site) -> str:
+def _reason(block: Block, site: Site, fusions: Container[str]) -> str:
     """Why a block has no meaning at a site; empty where it has one."""
     kind = site.point.kind
     if isinstance(block, Fuse):
         if kind != "sublayer":
             return "AdapterFusion puts together what bottlenecks add to a sublayer, and nothing else"
-        return "" if block.fusion in site.fusions else f"the fusion '{block.fusion}' has no layer there"
+        lacks = block.fusion in fusions and block.fusion not in site.fusions
+        return f"the fusion '{block.fusion}' has no layer there" if lacks else ""
     if isinstance(block, Split) and kind in ("attention", "prompt"):
         return "a prefix or a prompt has no share of the text's positions"
     if isinstance(block, BatchSplit | Parallel | MultiTask) and not site.point.by_row:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from adaptrain import attention
 from adaptrain.architectures import Architecture
-from adaptrain.composition import Composition, Fuse, blocks, check, names, width
+from adaptrain.composition import Composition, Fuse, blocks, check_adapters, check_fusions, names, width
 from adaptrain.context import (
     Forward,
     Tokens,
@@ -170,10 +170,11 @@ class Sites:
             CompositionError: it names an adapter or a fusion that the model does not have.
             UnsupportedError: a block that has no meaning for its adapters; names block, methods and model.
         """
-        check(tree, list(self.methods), list(self.fusions))
+        check_adapters(tree, list(self.methods))
         if self.words is not None and self.words.active is not None:
             self._without_words(tree)
-        refuse(tree, self.by_name.values(), self.methods, str(self.model.config.model_type))
+        refuse(tree, self.by_name.values(), self.methods, self.fusions, str(self.model.config.model_type))
+        check_fusions(tree, list(self.fusions))
 
     def _without_words(self, tree: Composition | None) -> None:
         """Refuse adapters of the model's own words where others are in force."""
