@@ -29,7 +29,7 @@ from adaptrain.training.part import Part
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.state import TrainState, make_optimizer
 
-ROUNDS, STEPS = 7, 4
+ROUNDS, STEPS = 9, 4
 HARDWARE = find_hardware("auto", "fp32", False)
 SILENT = Displays([])
 
