@@ -231,3 +231,17 @@ def test_a_branch_may_be_a_composition(capsys, tree):
     assert own["active_heads"] == inside
     code, out, err = run(capsys, "eval", str(folder))
     assert (code, err, out.count("is the same as")) == (0, "", 2)
+
+
+def test_cells_on_one_task(capsys):
+    cells = ("composition=parallel(slow, fast)", "~adapters.number", "adapters.slow.trainer.learning_rate=1e-6")
+    more = ("adapters.fast.trainer.learning_rate=1e-2", "trainer.max_steps=5", "outputs=cells")
+    code, _, err = run(capsys, "train", "recipe=apart", *cells, *more)
+    assert (code, err) == (0, "")
+    (folder,) = Path("cells/apart").iterdir()
+    rows = [row_of(folder / "branches" / name) for name in ("slow", "fast")]
+    assert [(row["task"], row["method"], row["seed"]) for row in rows] == [("mood", "lora", 42)] * 2
+    assert [row["settings"]["trainer.learning_rate"] for row in rows] == [1e-6, 1e-2]
+    assert run(capsys, "eval", str(folder))[1].count("is the same as") == 2
+    lines = run(capsys, "table", "cells", "--format", "csv")[1].splitlines()[2:]
+    assert sorted(line.split(",")[0] for line in lines) == ["lora (learning_rate=0.01)", "lora (learning_rate=1e-06)"]
