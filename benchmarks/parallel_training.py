@@ -4,8 +4,8 @@
 
 A random BERT (4 layers of 384 unless said otherwise), float32, `seq_bn` adapters and heads on rows of 8 to 64 tokens.
 Both ways train the same adapters by the same steps; they take turns in every round, so that a busy machine slows both.
-What is printed is the median over rounds of steps a second of one adapter, and of the ratio within a round: for branches
-with rows of their own, whose batches are padded to the longest of all, and for cells of a sweep, which have the same.
+What is printed is the median over rounds of steps a second of one adapter, and of the ratio within a round; once with
+rows of their own, which are padded to the longest of all, and once with the same rows, as cells of a sweep have them.
 """
 
 from __future__ import annotations
