@@ -37,7 +37,7 @@ from adaptrain.config.schema import ModelConfig, RunConfig
 from adaptrain.methods import SeqBnConfig
 from adaptrain.training.base_model import find_base, load_tokenizer
 from adaptrain.training.batching import epoch_batches, evaluation_batches
-from adaptrain.training.display import make_display
+from adaptrain.training.display import Displays
 from adaptrain.training.loop import Plan, fit
 from adaptrain.training.prepare import prepare
 from adaptrain.training.run import complete, train
@@ -121,7 +121,7 @@ def train_under_head(language: str, head: Path, model: str, out: Path, steps: in
         steps=steps,
         seed=config.seed,
     )
-    fit(run.model, state, plan, config.trainer, run.hardware, make_display())
+    fit(run.model, state, plan, config.trainer, run.hardware, Displays([]))
     scores = run.predict("validation").scores()
     run.model.save_adapter(folder, language)
     print(
@@ -137,10 +137,14 @@ class Captions:
     def __init__(self, tokenizer: Any, rows: list[dict[str, Any]]) -> None:
         found = [(row, label) for row in rows if (label := label_of(row["en"])) is not None]
         self.labels = torch.tensor([label for _, label in found])
+        self.texts = {language: [row[language] for row, _ in found] for language in LANGUAGES}
         self.ids = {
-            language: tokenizer([row[language] for row, _ in found], truncation=True, max_length=64)["input_ids"]
+            language: tokenizer(self.texts[language], truncation=True, max_length=64)["input_ids"]
             for language in LANGUAGES
         }
+
+    def tokens_a_word(self, language: str) -> float:
+        return sum(len(ids) - 2 for ids in self.ids[language]) / sum(len(text.split()) for text in self.texts[language])
 
     def batch(self, language: str, indices: list[int]) -> dict[str, torch.Tensor]:
         rows = [torch.tensor(self.ids[language][index]) for index in indices]
@@ -220,11 +224,7 @@ def main() -> None:
     }
     if given.only == "tasks":
         return
-    words = {
-        language: statistics.fmean(len(ids) - 2 for ids in test.ids[language])
-        / statistics.fmean(len(row[language].split()) for row in read(given.folder, "test"))
-        for language in LANGUAGES
-    }
+    words = {language: test.tokens_a_word(language) for language in LANGUAGES}
     majority = Counter(training.labels.tolist()).most_common(1)[0][0]
     constant = float((test.labels == majority).float().mean())
     print(

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from adaptrain.composition import Composition, Fuse, Stack
+from adaptrain.composition import Composition, Fuse, Stack, last
 from adaptrain.context import Forward, current_forward
 from adaptrain.evaluator import evaluate
 from adaptrain.methods import Unit
+from adaptrain.methods.base import Offer
 from adaptrain.points import Point
 from adaptrain.state import State
 
@@ -64,7 +65,8 @@ class Site:
         return state
 
     def _fuse(self, tree: Fuse, state: S) -> S:
-        """AdapterFusion over what the last unit of each child has to offer."""
+        """AdapterFusion over what the last unit of each child has to offer. What asks the question, and what the fused
+        sum is added to, are those of the last adapter in front of the fusion, also where it ends a stack."""
         offers = []
         for child in tree.children:
             *before, name = child.children if isinstance(child, Stack) else (child,)
@@ -72,13 +74,19 @@ class Site:
             here = state
             for each in before:
                 here = evaluate(each, here, self._apply, self._fuse)
-            self._tell(name)
-            *first, unit = self.units[name]
-            for each in first:
-                here = each(here)
-            offers.append(unit.offer(here))
+            offers.append(self._offer(name, here))
+        if isinstance(tree.children[-1], Stack):
+            offers[-1] = self._offer(last(tree), state)._replace(added=offers[-1].added)
         self._tell(tree.fusion)
         return self.fusions[tree.fusion](offers)
+
+    def _offer(self, name: str, state: Any) -> Offer:
+        """What the last of an adapter's units would add to a state."""
+        self._tell(name)
+        *first, unit = self.units[name]
+        for each in first:
+            state = each(state)
+        return unit.offer(state)
 
     def _tell(self, name: str) -> None:
         """Say who acts here, for those who record it."""

@@ -228,8 +228,6 @@ def _side_by_side(block: Block, configs: Mapping[str, MethodConfig]) -> Iterator
 
 
 def _fused(block: Fuse, configs: Mapping[str, MethodConfig]) -> Iterator[str]:
-    if isinstance(block.children[-1], Stack):
-        yield f"{block}: the library takes query and residual in front of the last stack, and here they are behind it"
     for config in _bottlenecks(block, configs):
         if config.is_parallel:
             yield f"{block}: the library adds the residual twice where it fuses parallel bottlenecks"
