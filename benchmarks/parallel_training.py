@@ -4,7 +4,8 @@
 
 A random BERT (4 layers of 384 unless said otherwise), float32, `seq_bn` adapters and heads on rows of 8 to 64 tokens.
 Both ways train the same adapters by the same steps; they take turns in every round, so that a busy machine slows both.
-What is printed is the median over rounds of steps a second of one adapter, and of the ratio within a round.
+What is printed is the median over rounds of steps a second of one adapter, and of the ratio within a round; once with
+rows of their own, which are padded to the longest of all, and once with the same rows, as cells of a sweep have them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,23 +61,23 @@ def plan(config: TrainerConfig, seed: int) -> Plan:
     return Plan(encoded, collate, lambda: {"accuracy": 0.0}, "accuracy", True, STEPS, seed)
 
 
-def apart(model: Any, names: list[str], config: TrainerConfig) -> float:
+def apart(model: Any, names: list[str], config: TrainerConfig, seeds: Sequence[int]) -> float:
     """Seconds of one adapter after the other."""
     begun = time.perf_counter()
-    for seed, name in enumerate(names):
+    for seed, name in zip(seeds, names, strict=True):
         model.train_adapter(name)
         state = TrainState(make_optimizer(model.trainable_parameters(), config, model.rate))
         fit(model, state, plan(config, seed), config, HARDWARE, SILENT)
     return time.perf_counter() - begun
 
 
-def together(model: Any, names: list[str], config: TrainerConfig) -> float:
+def together(model: Any, names: list[str], config: TrainerConfig, seeds: Sequence[int]) -> float:
     """Seconds of all over one forward."""
     begun = time.perf_counter()
     tree = Parallel(*names)
     model.train_adapter(tree)
     branches = []
-    for seed, name in enumerate(names):
+    for seed, name in zip(seeds, names, strict=True):
         part = Part(model, name, name)
         state = TrainState(make_optimizer(part.trainable_parameters(), config, model.rate))
         display = BranchDisplay(SILENT, name, get_metric("accuracy"))
@@ -92,16 +94,22 @@ def main(where: str = "4", adapters: str = "4") -> None:
         model.add_classification_head(name)
     model.to(HARDWARE.device)
     print(f"{len(names)} adapters, {torch.get_num_threads()} threads, {HARDWARE.device}")
-    print("rows of each  apart, steps/s  together, steps/s  ratio (lowest … highest)")
-    for size in (1, 4, 16):
+    print("rows of each        apart, steps/s  together, steps/s  ratio (lowest … highest)")
+    for size, same in ((1, False), (1, True), (16, False), (16, True)):
         config = TrainerConfig(batch_size=size, keep="last", max_steps=STEPS)
-        found = [(apart(model, names, config), together(model, names, config)) for _ in range(ROUNDS + 1)][1:]
+        given = [0 if same else number for number in range(len(names))]
+        found = [
+            (apart(model, names, config, given), together(model, names, config, given)) for _ in range(ROUNDS + 1)
+        ][1:]
         ratios = sorted(one / all_ for one, all_ in found)
         speeds = [
             statistics.median(STEPS * len(names) / seconds for seconds in way) for way in zip(*found, strict=True)
         ]
         spread = f"{statistics.median(ratios):5.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
-        print(f"{size:12d}  {speeds[0]:14.1f}  {speeds[1]:17.1f}  {spread}", flush=True)
+        print(
+            f"{size:5d}, {'the same' if same else 'their own':11s}  {speeds[0]:14.1f}  {speeds[1]:17.1f}  {spread}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

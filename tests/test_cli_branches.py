@@ -211,3 +211,37 @@ def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(branch_prepare, "load_model", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(UnsupportedError, match="branches train in one process, and there are 2"):
         branch_prepare.prepare_branches(compose(["recipe=apart"]).config)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    ["parallel(stack(x, mood), number)", "parallel(mood, fuse(x, number))", "multitask(mood, average(x, number))"],
+)
+def test_a_branch_may_be_a_composition(capsys, tree):
+    recipe = "apart" if tree.startswith("parallel") else "mixed"
+    more = ("adapters.x.adapter=seq_bn", "adapter=seq_bn", "trainer.max_steps=2", f"outputs=inner/{len(tree)}")
+    code, _, err = run(capsys, "train", f"recipe={recipe}", f"composition={tree}", *more)
+    assert (code, err) == (0, "")
+    (folder,) = Path("inner", str(len(tree)), recipe).iterdir()
+    whole = json.loads((folder / "composition.json").read_text())
+    assert (whole["composition"], whole["active_heads"]) == (tree, ["mood", "number"])
+    inside = "mood" if "stack" in tree else "number"
+    own = json.loads((folder / "branches" / inside / "composition.json").read_text())
+    assert f"{own['composition']}, " in tree or f" {own['composition']})" in tree
+    assert own["active_heads"] == inside
+    code, out, err = run(capsys, "eval", str(folder))
+    assert (code, err, out.count("is the same as")) == (0, "", 2)
+
+
+def test_cells_on_one_task(capsys):
+    cells = ("composition=parallel(slow, fast)", "~adapters.number", "adapters.slow.trainer.learning_rate=1e-6")
+    more = ("adapters.fast.trainer.learning_rate=1e-2", "trainer.max_steps=5", "outputs=cells")
+    code, _, err = run(capsys, "train", "recipe=apart", *cells, *more)
+    assert (code, err) == (0, "")
+    (folder,) = Path("cells/apart").iterdir()
+    rows = [row_of(folder / "branches" / name) for name in ("slow", "fast")]
+    assert [(row["task"], row["method"], row["seed"]) for row in rows] == [("mood", "lora", 42)] * 2
+    assert [row["settings"]["trainer.learning_rate"] for row in rows] == [1e-6, 1e-2]
+    assert run(capsys, "eval", str(folder))[1].count("is the same as") == 2
+    lines = run(capsys, "table", "cells", "--format", "csv")[1].splitlines()[2:]
+    assert sorted(line.split(",")[0] for line in lines) == ["lora (learning_rate=0.01)", "lora (learning_rate=1e-06)"]

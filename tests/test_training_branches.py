@@ -12,13 +12,13 @@ import torch
 from transformers import BertConfig
 
 from adaptrain import AutoAdapterModel
-from adaptrain.composition import BatchSplit, Block, MultiTask, Parallel, Stack, put
+from adaptrain.composition import BatchSplit, Block, Fuse, MultiTask, Parallel, Stack, put
 from adaptrain.config.schema import TaskConfig, TrainerConfig
 from adaptrain.errors import AdaptrainError, ConfigError, OutOfMemoryError
 from adaptrain.evaluation.metrics import get_metric
 from adaptrain.evaluation.predict import predict
 from adaptrain.tasks.text import Collator, Encoded
-from adaptrain.training.branches import Branch, fit_branches, fit_mixed, joined
+from adaptrain.training.branches import Branch, _forward, _Piece, fit_branches, fit_mixed, joined
 from adaptrain.training.display import BranchDisplay
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.mixed import Mixed, averaged, choosing, mixed, split_batches
@@ -314,3 +314,29 @@ def test_the_mean_chooses() -> None:
         choosing({"a": "mcc", "b": "mse"})
     found = averaged({"a": {"mcc": 0.2, "accuracy": 0.9}, "b": {"f1": 0.6}}, {"a": "mcc", "b": "f1"})
     assert found == pytest.approx({"mean": 0.4, "a.mcc": 0.2, "a.accuracy": 0.9, "b.f1": 0.6})
+
+
+def test_a_fusion_in_a_branch_is_regularised_as_alone() -> None:
+    model = base()
+    cells = {"a": Cell("two", "seq_bn", 1, 8), "b": Cell("two", "seq_bn", 2, 8), "c": Cell("number", "lora", 3, 6)}
+    for name, cell in cells.items():
+        cell.add(model, name)
+    model.add_adapter_fusion(["a", "b"], "dynamic")
+    fuse = Fuse("a", "b")
+    for parameter in model.get_fusion(fuse.fusion).parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    tree = Parallel(fuse, "c")
+    model.train_adapter_fusion(tree)
+    pieces = []
+    for name, child in (("b", fuse), ("c", "c")):
+        part, cell = Part(model, child, name), cells[name]
+        plan = cell.plan(part, [])
+        state: Any = None
+        pieces.append(_Piece(Branch(name, part, plan, state, cell.config, Recorder()), [0, 1, 2], 0.5))
+    children = dict(zip("bc", tree.children, strict=True))
+    both = _forward(model, tree, tree, children, pieces, HARDWARE)
+    for piece, found in zip(pieces, both, strict=True):
+        (one,) = _forward(model, tree, tree, children, [piece], HARDWARE)
+        assert found.item() == pytest.approx(one.item(), abs=1e-5)
+    with torch.no_grad():
+        assert model.get_fusion_regularization_loss(fuse).item() > 1e-3  # else the test would see nothing

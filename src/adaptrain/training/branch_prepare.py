@@ -14,7 +14,7 @@ from adaptrain.evaluation.baseline import trivial_baseline
 from adaptrain.evaluation.metrics import check_metrics
 from adaptrain.methods import MTLLoRAConfig, config_from_dict
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.shapes import labelled
 from adaptrain.tasks.sources import locate
 from adaptrain.tasks.text import text_reader
 from adaptrain.training.base_model import find_base, load_model, load_tokenizer
@@ -22,7 +22,7 @@ from adaptrain.training.members import Source, assemble, source_notes
 from adaptrain.training.mixed import choosing
 from adaptrain.training.part import Part
 from adaptrain.training.precision import Hardware, find_hardware
-from adaptrain.training.prepare import Prepared, _notes
+from adaptrain.training.prepare import Prepared, notes_of
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
 
@@ -97,7 +97,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
             found |= {source.name: source for source in assemble(model, _of_path(config, paths[name]))}
         model.add_classification_head(
             name,
-            num_labels=SHAPES[branch.task.type].outputs(branch.task),
+            num_labels=labelled(branch.task).outputs(branch.task),
             layers=branch.head.layers,
             dropout=branch.head.dropout,
             id2label=dict(enumerate(branch.task.labels)) or None,
@@ -125,7 +125,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
             encoded=encoded,
             reported=reported,
             baseline=trivial_baseline(task, rows["train"].labels, rows[reported].labels, metrics),
-            notes=tuple(note for role in rows for note in _notes(rows[role], encoded[role], reader.max_length)),
+            notes=tuple(note for role in rows for note in notes_of(rows[role], encoded[role], reader.max_length)),
             sources=tuple(found[member] for member in names(paths[name]) if member in found),
         )
     sources = tuple(found.values())

@@ -153,7 +153,7 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
     else:
         baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
-    notes = tuple(note for role in splits for note in _notes(splits[role], encoded[role], reader.max_length))
+    notes = tuple(note for role in splits for note in notes_of(splits[role], encoded[role], reader.max_length))
     notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
     below = None
@@ -166,7 +166,8 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources, below)
 
 
-def _notes(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
+def notes_of(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
+    """What a person should know of a split."""
     notes = []
     if encoded.truncated:
         notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
