@@ -213,8 +213,7 @@ def test_what_eval_refuses(capsys, arguments, code, says):
         (
             ("composition=parallel(stack(mood, first), stack(mood, second))",),
             2,
-            "adapters.mood: stands in the branches first, second of parallel(stack(mood, first), stack(mood, second)), "
-            "each of which would train it its own way",
+            "adapters.mood: stands in the branches first, second of parallel(stack(mood, first), stack(mood, second))",
         ),
         (
             ("composition=fuse(mood, second)", "~adapters.first", "adapter=lora"),
