@@ -86,12 +86,8 @@ def test_metrics_can_be_combined() -> None:
 
 
 def test_bounds_and_directions() -> None:
-    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == [
-        "mse",
-        "mae",
-        "loss",
-        "perplexity",
-    ]
+    falling = [name for name, metric in METRICS.items() if not metric.higher_is_better]
+    assert falling == ["mse", "mae", "loss", "perplexity"]
     assert get_metric("mcc").bounds == (-1.0, 1.0)
     assert get_metric("mcc").shown(0.5831) == "58.3" and get_metric("mse").shown(0.5831) == "0.583"
     assert get_metric("mse").better(0.1, than=0.2) and get_metric("mcc").better(0.2, than=0.1)
