@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,16 +26,13 @@ from adaptrain.composition import BatchSplit, Block, Composition, put
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import AdaptrainError, listed
-from adaptrain.training.batching import epoch_batches, micro_batches
+from adaptrain.training.batching import micro_batches
 from adaptrain.training.display import Display, Progress
-from adaptrain.training.loop import READ_EVERY, Meter, Plan, cures, evaluate, optimise
+from adaptrain.training.loop import READ_EVERY, Batches, Course, Plan, course, cures, drive, optimise
 from adaptrain.training.memory import memory_used
 from adaptrain.training.part import Part
 from adaptrain.training.precision import Hardware, memory_errors
-from adaptrain.training.state import TrainState, learning_rate
-
-Batches = Callable[[int], list[list[int]]]
-"""Epoch → its batches of rows."""
+from adaptrain.training.state import TrainState
 
 
 @dataclass
@@ -57,7 +54,6 @@ class Branch:
     config: TrainerConfig
     display: Display
     batches: Batches | None = None
-    meter: Meter = field(default_factory=Meter)
 
 
 def fit_branches(
@@ -79,7 +75,7 @@ def fit_branches(
     """
     model.train()
     children = {branch.name: child for branch, child in zip(branches, block.children, strict=True)}
-    courses = {branch.name: course(branch, hardware) for branch in branches}
+    courses = {branch.name: _course(branch, hardware) for branch in branches}
     coming = [(branch, batch) for branch in branches if (batch := next(courses[branch.name], None)) is not None]
     joint, steps = Joint(branches), 0
     while coming:
@@ -114,53 +110,17 @@ def fit_mixed(model: Any, branch: Branch, hardware: Hardware) -> None:
         OutOfMemoryError: the device's memory is too small.
     """
     branch.part.train()
-    running = course(branch, hardware)
-    batch = next(running, None)
-    while batch is not None:
+
+    def step(batch: list[int]) -> Tensor:
         with memory_errors(cures(branch.config)):
-            loss = optimise(model, branch.state.optimizer, branch.plan, batch, branch.config, hardware)
-        try:
-            batch = running.send(loss)
-        except StopIteration:
-            break
+            return optimise(model, branch.state.optimizer, branch.plan, batch, branch.config, hardware)
+
+    drive(_course(branch, hardware), step)
 
 
-def course(branch: Branch, hardware: Hardware) -> Generator[list[int], Tensor, None]:
-    """The batches of one branch, each with its learning rate set; takes the loss of each, and evaluates in between.
-
-    It is `fit` with the optimiser step left to the caller.
-    """
-    plan, state, config, display = branch.plan, branch.state, branch.config, branch.display
-    meter, given = branch.meter, branch.batches or _usual(plan, config)
-    meter.start = time.perf_counter()
-    while state.step < plan.steps and not (config.patience is not None and state.stale >= config.patience):
-        batches = given(state.epoch)
-        for batch in batches[state.position :]:
-            rate = learning_rate(state.step, plan.steps, config)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate * group["rate"]
-            loss = yield batch
-            state.position += 1
-            state.step += 1
-            state.tokens += sum(plan.rows.lengths[row] for row in batch)
-            meter.add(loss)
-            if state.step % READ_EVERY == 0:
-                display.step(meter.read(state, plan, hardware))
-            if state.step == plan.steps:
-                break
-        if state.position == len(batches):
-            state.epoch, state.position = state.epoch + 1, 0
-        if state.step == plan.steps or state.epoch % config.eval_every == 0:
-            display.step(meter.read(state, plan, hardware))  # a broken loss is told before it is evaluated
-            evaluate(branch.part, state, plan, len(batches), config, hardware, display)
-            meter.start = time.perf_counter()
-    if config.keep == "best" and state.best_weights:
-        branch.part.load_trainable_state(state.best_weights)
-
-
-def _usual(plan: Plan, config: TrainerConfig) -> Batches:
-    lengths, size, group = plan.rows.lengths, config.batch_size, config.group_by_length
-    return lambda epoch: epoch_batches(lengths, size, plan.seed, epoch, group)
+def _course(branch: Branch, hardware: Hardware) -> Course:
+    part, display = branch.part, branch.display
+    return course(part, branch.state, branch.plan, branch.config, hardware, display, branch.batches)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,16 +74,48 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
     """
     # One process gets its own model and optimiser back; several get the wrapped ones.
     wrapped, state.optimizer = hardware.accelerator.prepare(model, state.optimizer)
-    meter = Meter()
     model.train()
-    while state.step < plan.steps and not _patience_is_lost(state, config):
-        batches = epoch_batches(plan.rows.lengths, config.batch_size, plan.seed, state.epoch, config.group_by_length)
+
+    def step(batch: list[int]) -> Tensor:
         here = replace(plan, collate=plan.collate.training(plan.seed, state.epoch))
+        with memory_errors(cures(config)), dropping(model, drawn_layers(plan.seed, state.step, config.adapter_drop)):
+            return optimise(wrapped, state.optimizer, here, batch, config, hardware)
+
+    drive(course(model, state, plan, config, hardware, display), step)
+
+
+Course = Generator[list[int], Tensor, None]
+"""Batches one after the other, as rows; takes the loss of each step."""
+
+Batches = Callable[[int], list[list[int]]]
+"""Epoch → its batches of rows."""
+
+
+def course(
+    model: Any,
+    state: TrainState,
+    plan: Plan,
+    config: TrainerConfig,
+    hardware: Hardware,
+    display: Display,
+    batches_of: Batches | None = None,
+) -> Course:
+    """The batches of a training, each with its learning rate set, and the evaluations in between; the optimiser steps
+    are left to the caller. It ends when the steps are done or the score no longer rises.
+
+    Args:
+        model: whose trainable state is kept at its best and put back at the end.
+        batches_of: the rows of an epoch, divided; the usual ones when None.
+
+    Raises:
+        AdaptrainError: the loss is not a number.
+    """
+    meter, given = Meter(), batches_of or _usual(plan, config)
+    while state.step < plan.steps and not _patience_is_lost(state, config):
+        batches = given(state.epoch)
         for batch in batches[state.position :]:
             _set_rate(state.optimizer, learning_rate(state.step, plan.steps, config))
-            layers = drawn_layers(plan.seed, state.step, config.adapter_drop)
-            with memory_errors(cures(config)), dropping(model, layers):
-                loss = optimise(wrapped, state.optimizer, here, batch, config, hardware)
+            loss = yield batch
             state.position += 1
             state.step += 1
             state.tokens += sum(plan.rows.lengths[row] for row in batch)
@@ -100,6 +132,22 @@ def fit(model: Any, state: TrainState, plan: Plan, config: TrainerConfig, hardwa
             meter.start = time.perf_counter()
     if config.keep == "best" and state.best_weights:
         model.load_trainable_state(state.best_weights)
+
+
+def drive(running: Course, step: Callable[[list[int]], Tensor]) -> None:
+    """Take every step of a course."""
+    batch = next(running, None)
+    while batch is not None:
+        loss = step(batch)
+        try:
+            batch = running.send(loss)
+        except StopIteration:
+            return
+
+
+def _usual(plan: Plan, config: TrainerConfig) -> Batches:
+    lengths, size, group = plan.rows.lengths, config.batch_size, config.group_by_length
+    return lambda epoch: epoch_batches(lengths, size, plan.seed, epoch, group)
 
 
 def optimise(

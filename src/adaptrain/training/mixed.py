@@ -16,7 +16,7 @@ from adaptrain.errors import ConfigError, listed
 from adaptrain.evaluation.metrics import Metric, get_metric
 from adaptrain.tasks.text import Collator, Encoded
 from adaptrain.training.batching import epoch_batches
-from adaptrain.training.branches import Batches
+from adaptrain.training.loop import Batches
 
 
 class Mixed:
