@@ -139,21 +139,26 @@ def test_split_is_the_expectation_at_every_position(arch, method, monkeypatch):
 
 @pytest.mark.parametrize("method", ["lora", "seq_bn", "prefix_tuning", "loreft"])
 @pytest.mark.parametrize("arch", ["bert", "llama", "bart"])
-def test_gradients_of_parallel_rows_are_those_of_single_runs(arch, method):
+def test_gradients_of_rows_are_those_of_single_runs(arch, method):
     model, inputs = several(arch, method, method), batch(arch)
 
-    def gradients(tree) -> dict[str, torch.Tensor]:
+    def gradients(tree, rows=slice(None), **more) -> dict[str, torch.Tensor]:
         model.train_adapter(tree)
         model.eval()
         model.zero_grad()
-        model(**inputs).last_hidden_state.pow(2).sum().backward()
+        model(**inputs, **more).last_hidden_state[rows].pow(2).sum().backward()
         return {name: parameter.grad.clone() for name, parameter in model.trainable_parameters()}
 
-    expected = gradients("a") | gradients("b")
-    found = gradients(Parallel("a", "b"))
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert gap(found[name], expected[name]) < 1e-4 * (1 + expected[name].abs().max()), name
+    for tree, rows, more in [
+        (Parallel("a", "b"), (slice(None), slice(None)), {}),
+        (BatchSplit("a", "b", sizes=[1, 1]), ([0], [1]), {}),
+        (MultiTask("a", "b"), ([1], [0]), {"task_ids": [1, 0]}),
+    ]:
+        expected = gradients("a", rows[0]) | gradients("b", rows[1])
+        found = gradients(tree, **more)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert gap(found[name], expected[name]) < 1e-4 * (1 + expected[name].abs().max()), (tree, name)
 
 
 def test_blocks_nest():
