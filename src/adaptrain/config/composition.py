@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from adaptrain.composition import Block, Composition, Stack, blocks, names, parse
+from adaptrain.composition import Block, Composition, Stack, blocks, last, names, parse
 from adaptrain.config.adapter import check_fusion
 from adaptrain.config.documents import Items, Leaf, Origin, Tree, first_origin
 from adaptrain.config.members import check_branch, check_member, completed, entries_of, take_over
@@ -27,7 +27,7 @@ def branch_block(tree: Composition | None) -> Block | None:
 
 def branch_names(block: Block | None) -> tuple[str, ...]:
     """A name for each child: its last adapter."""
-    return () if block is None else tuple(_last(child) for child in block.children)
+    return () if block is None else tuple(last(child) for child in block.children)
 
 
 def members_of(config: RunConfig) -> dict[str, MemberConfig]:
@@ -180,7 +180,3 @@ def _fusion(node: Tree | Leaf | None, parsed: Any, report: Report) -> dict[str, 
 
 def _origin(node: Tree | Leaf | None) -> Origin | None:
     return None if node is None else first_origin(node)
-
-
-def _last(tree: Composition) -> str:
-    return tree if isinstance(tree, str) else _last(tree.children[-1])

@@ -26,6 +26,7 @@ from adaptrain.composition import (
     Split,
     Stack,
     blocks,
+    last,
     names,
 )
 from adaptrain.errors import AdaptrainError, CheckpointError, listed, unknown
@@ -110,7 +111,7 @@ def _tree(folder: Path, values: Mapping[str, Any], fusions: dict[str, Path]) -> 
     block, own = _BLOCKS[kind], [_tree(folder, child, fusions) for child in children]
     options = values.get("kwargs") or {}
     if block is Fuse:
-        name = _fusion(folder, tuple(_last(child) for child in own))
+        name = _fusion(folder, tuple(last(child) for child in own))
         fusions[name] = folder / name
         return Fuse(*own, name=name)
     if block is Average:
@@ -119,10 +120,6 @@ def _tree(folder: Path, values: Mapping[str, Any], fusions: dict[str, Path]) -> 
     if block in _SIZES:
         return block(*own, sizes=options[_SIZES[block]])  # type: ignore[call-arg]
     return block(*own)
-
-
-def _last(tree: Composition) -> str:
-    return tree if isinstance(tree, str) else _last(tree.children[-1])
 
 
 def _fusion(folder: Path, members: tuple[str, ...]) -> str:
