@@ -28,6 +28,7 @@ FLOORS = [
         "saving",
         "fusions",
         "prediction",
+        "new_heads",
         "weights",
         "embeddings",
         "auto",
