@@ -49,7 +49,12 @@ def pooled(kind: Pooling, outputs: Any, inputs: Mapping[str, Any], model: Any, e
         return first_token(hidden, inputs)
     marked = mask = visible(inputs, hidden)
     ids = inputs.get("input_ids")
-    if kind == "eos" and ids is not None and eos is not None and inputs.get("decoder_input_ids") is None:
+    if kind == "eos" and ids is not None and eos is not None:
+        written = inputs.get("decoder_input_ids")
+        if written is None or ids.shape == written.shape:  # the decoder reads the text, one position later
+            marked = mask = visible({**inputs, "decoder_input_ids": None}, hidden)
+        else:
+            ids = written
         ends = ids.eq(eos) & mask
         marked = torch.where(ends.any(-1, keepdim=True), ends, mask)
     positions = torch.arange(mask.shape[1], device=mask.device)
