@@ -76,8 +76,8 @@ class WithHeads(AddsHeads):
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
-        base, own = self.base_model, self.architecture.name == "encoder-decoder"  # its decoder lies in one with a head
-        if own or base.base_model is not base:
+        base = self.base_model
+        if base.base_model is not base or base.get_output_embeddings() is not None:  # a T5 that writes is its own base
             raise UnsupportedError(
                 f"{type(self.base_model).__name__} has a prediction head of its own; load the base with "
                 "AutoAdapterModel.from_pretrained to put named heads on it"
