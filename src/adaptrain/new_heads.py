@@ -272,7 +272,17 @@ class AddsHeads(nn.Module):
             return "pooler"
         return pooling_of(self.base_model, self.architecture)
 
+    def _bare(self) -> None:
+        """Refuse a base model that has a head of its own."""
+        base = self.base_model
+        if base.base_model is not base or base.get_output_embeddings() is not None:  # a T5 that writes is its own base
+            raise UnsupportedError(
+                f"{type(base).__name__} has a prediction head of its own; load the base with "
+                "AutoAdapterModel.from_pretrained to put named heads on it"
+            )
+
     def _size(self) -> int:
+        self._bare()
         return int(self.base_model.config.hidden_size)  # type: ignore[attr-defined]
 
     def _dropout(self, dropout: float | None) -> float:
@@ -305,7 +315,7 @@ def pooling_of(model: PreTrainedModel, architecture: Architecture) -> Pooling:
 
 
 def words_scale(model: PreTrainedModel) -> float:
-    """With what an encoder-decoder multiplies what it compares with its words: T5, where it shares them."""
+    """With what an encoder-decoder multiplies its hidden states before its words: T5, where it ties them."""
     config: Any = model.config
     return float(config.d_model) ** -0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
 

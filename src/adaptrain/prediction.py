@@ -76,12 +76,7 @@ class WithHeads(AddsHeads):
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
-        base = self.base_model
-        if base.base_model is not base or base.get_output_embeddings() is not None:  # a T5 that writes is its own base
-            raise UnsupportedError(
-                f"{type(self.base_model).__name__} has a prediction head of its own; load the base with "
-                "AutoAdapterModel.from_pretrained to put named heads on it"
-            )
+        self._bare()
         if key_of(name) in self.heads and not overwrite_ok:
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name

@@ -23,8 +23,8 @@ UNMASKED = IGNORED
 class LMHead(Head):
     """Scores of words.
 
-        zᵢ = LayerNorm(act(Wᵢ zᵢ₋₁ + bᵢ))                    for all layers but the last; z₀ = the hidden states
-        logits = s f⁻¹(z) Eᵀ + b;                            with a cap c: c tanh(logits / c)
+        zᵢ = LayerNorm(act(Wᵢ zᵢ₋₁ + bᵢ))                    for all layers but the last; z₀ = s · the hidden states
+        logits = f⁻¹(z) Eᵀ + b;                              with a cap c: c tanh(logits / c)
 
     E are the input embeddings in force, which the head shares and does not own; or, where `tied` is False, a table of
     its own. f⁻¹ undoes what invertible adapters of the active composition do to the embeddings.
@@ -41,7 +41,7 @@ class LMHead(Head):
         eps: of the norm.
         bias: of the map onto the words.
         tied: whether the words are the model's.
-        scale: s, with which the family multiplies what it compares with its words (T5).
+        scale: s, with which the family multiplies its hidden states before its words (T5).
         cap: c, where the family bounds its logits (Gemma 2); None: no bound.
     """
 
@@ -103,11 +103,12 @@ class LMHead(Head):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """What is compared with the words, (rows, positions, embedding_size)."""
+        hidden = hidden * self.scale
         for index, layer in enumerate(self.hidden):
             hidden = self.activation(layer(hidden))
             if self.norms:
                 hidden = self.norms[index](hidden)
-        return self.live().undone(hidden) * self.scale
+        return self.live().undone(hidden)
 
     def compared(self, z: Tensor) -> Tensor:
         """The words' scores, (…, vocab_size).
