@@ -29,6 +29,7 @@ FLOORS = [
         "fusions",
         "prediction",
         "new_heads",
+        "writing",
         "weights",
         "embeddings",
         "auto",

@@ -15,9 +15,10 @@ from adaptrain.branches import ends, outlets
 from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
 from adaptrain.errors import AdapterNameError, CompositionError, DataError, UnsupportedError, listed, unknown
-from adaptrain.heads import Head, LMHead, Seq2SeqLMHead
+from adaptrain.heads import CausalLMHead, Head, LMHead, Seq2SeqLMHead
 from adaptrain.new_heads import AddsHeads, shifted
 from adaptrain.sites import Sites, repeated, resolve, rows_of, taken
+from adaptrain.writing import writer
 
 Heads = str | tuple[str | None, ...] | None
 """A head for all rows, one for each branch of the composition, or none. In a tuple, None stands for a branch that has
@@ -69,6 +70,7 @@ class WithHeads(AddsHeads):
         super().__init__()
         self.heads = nn.ModuleDict()
         self._active_head: Heads = None
+        self._writers: dict[tuple[str, str], Any] = {}  # no modules of ours: they share the base's and the heads'
 
     def _live_sites(self) -> Sites:
         return self.sites
@@ -150,6 +152,29 @@ class WithHeads(AddsHeads):
         head = self.heads[key_of(name)]
         assert isinstance(head, Head)
         return head
+
+    def writer(self) -> Any:
+        """What generates: the base model where it has an output embedding, else the family's model that writes, around
+        the base and the active head.
+
+        Raises:
+            UnsupportedError: the base has none, and the active head does not write.
+        """
+        base = self.base_model
+        if base.base_model is not base or base.get_output_embeddings() is not None:
+            return base
+        _, name = self.in_force()
+        head = self._known(name) if isinstance(name, str) else None
+        if not isinstance(head, CausalLMHead | Seq2SeqLMHead):
+            raise UnsupportedError(
+                f"A bare {type(base).__name__} writes nothing; activate one head that does (add_causal_lm_head, "
+                "add_seq2seq_lm_head), or load the checkpoint's own (own_head)"
+            )
+        place = head.name, str(base.device)
+        made = self._writers.get(place)
+        if made is None or made.get_output_embeddings().head is not head:
+            made = self._writers[place] = writer(base, head)
+        return made
 
     def _decoded(self, inputs: dict[str, Any], heads: Sequence[Head], labels: Any) -> dict[str, Any]:
         """What the decoder reads where nobody says so: of a head that writes, the labels, each one position later;

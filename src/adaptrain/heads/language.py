@@ -103,7 +103,13 @@ class LMHead(Head):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """What is compared with the words, (rows, positions, embedding_size)."""
-        hidden = hidden * self.scale
+        return self._through(hidden * self.scale)
+
+    def embedded(self, hidden: Tensor) -> Tensor:
+        """The head as an output embedding, whose model does itself what `scale` and `cap` say."""
+        return F.linear(self._through(hidden), self.table().float(), self.bias)
+
+    def _through(self, hidden: Tensor) -> Tensor:
         for index, layer in enumerate(self.hidden):
             hidden = self.activation(layer(hidden))
             if self.norms:
@@ -116,7 +122,7 @@ class LMHead(Head):
         Raises:
             UnsupportedError: the embeddings in force have another number of words.
         """
-        logits = F.linear(z, self._table().float(), self.bias)
+        logits = F.linear(z, self.table().float(), self.bias)
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -138,7 +144,12 @@ class LMHead(Head):
         )
         return total / (labels != UNMASKED).sum().clamp(min=1)
 
-    def _table(self) -> Tensor:
+    def table(self) -> Tensor:
+        """The words, (vocab_size, embedding_size).
+
+        Raises:
+            UnsupportedError: the embeddings in force have another number of words.
+        """
         words = self.live().word_table() if self.words is None else self.words
         if len(words) != self.vocab_size:
             raise UnsupportedError(
