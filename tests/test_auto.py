@@ -112,3 +112,11 @@ def test_an_unknown_own_head_is_refused(tmp_path):
     base("bert").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="did you mean 'causal_lm'"):
         AutoAdapterModel.from_pretrained(tmp_path, own_head="causallm")
+
+
+def test_a_t5_that_writes_takes_no_named_head(tmp_path):
+    """It is its own base model, which its output embedding gives away."""
+    base("t5", auto=hf.AutoModelForSeq2SeqLM).save_pretrained(tmp_path)
+    model = AutoAdapterModel.from_pretrained(tmp_path, own_head="seq2seq_lm")
+    with pytest.raises(UnsupportedError, match="T5ForConditionalGeneration has a prediction head of its own"):
+        model.add_qa_head("a")
