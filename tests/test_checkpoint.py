@@ -329,7 +329,7 @@ def test_a_head_that_does_not_fit(saved, change, said):
         (CONFIG, lambda v: v["config"].update(leave_out=[0, 1]), ["does not fit"]),
         (CONFIG, lambda v: v["base_model"].update(model_type="roberta"), ["model_type roberta", "tiny", "bert"]),
         (CONFIG, lambda v: v["base_model"].update(hidden_size=64), ["hidden_size 64", "32"]),
-        (HEAD_CONFIG, lambda v: v["config"].update(type="tagging"), ["'tagging'", "classification"]),
+        (HEAD_CONFIG, lambda v: v["config"].update(type="tagger"), ["'tagger'", "classification"]),
         (HEAD_CONFIG, lambda v: v["config"].update(num_labels=5, id2label=None), [HEAD_TENSORS, "out.weight"]),
         (HEAD_CONFIG, lambda v: v["config"].update(colour=1), ["colour"]),
     ],

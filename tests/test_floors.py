@@ -28,6 +28,8 @@ FLOORS = [
         "saving",
         "fusions",
         "prediction",
+        "new_heads",
+        "writing",
         "weights",
         "embeddings",
         "auto",

@@ -65,21 +65,21 @@ def test_an_encoder_decoder_reads_by_the_decoders_own_mask():
 
 
 HEADED = [arch for arch, row in ARCHITECTURES.items() if row.reads == "texts" and row.auto is hf.AutoModel]
-SHIFTED = ("bart", "mbart", "plbart")
 SIDES = [(arch, "right") for arch in HEADED] + [(arch, "left") for arch, row in ARCHITECTURES.items() if row.decoder]
 
 
 @pytest.mark.parametrize(("arch", "side"), SIDES)
 def test_a_padded_row_is_classified_as_it_is_alone(arch, side):
     model, inputs = adapted(arch, METHODS["double_seq_bn"]), batch(arch, (3, 7), side=side)
-    if arch in SHIFTED:
-        del inputs["decoder_input_ids"]  # the model shifts its inputs; the mask is theirs
+    row = ARCHITECTURES[arch]
+    if row.encoder_decoder:
+        del inputs["decoder_input_ids"]  # the decoder reads the text, one position later
     model.add_classification_head("a", num_labels=3)
     randomise(model.heads, 0.3, seed=1)
     short, long = (run(model, alone(arch, inputs, row)) for row in (0, 1))
     assert gap(run(model, inputs), torch.cat([short, long])) < 1e-5
-    reads_last = ARCHITECTURES[arch].decoder or ARCHITECTURES[arch].encoder_decoder or arch == "clip_text_model"
-    assert model.heads["<a>"].pooling == ("last" if reads_last else "first")
+    reads_last = row.decoder or arch == "clip_text_model"
+    assert model.heads["<a>"].pooling == ("eos" if row.encoder_decoder else "last" if reads_last else "first")
 
 
 # ---- layers and losses
@@ -115,7 +115,7 @@ def test_the_loss_of_one_label_is_the_mean_squared_error(dtype, shape):
 
 @pytest.mark.parametrize("labels", [[0, 3, 1], [-1, 0, 1], [-100, 0, 0]], ids=str)
 def test_a_label_outside_is_refused_with_the_range(labels):
-    with pytest.raises(DataError, match=r"outside 0 … 2: \["):
+    with pytest.raises(DataError, match=r"Row [01]: the label -?\d+ is outside 0 … 2"):
         head(num_labels=3)(outputs(), {}, torch.tensor(labels))
 
 

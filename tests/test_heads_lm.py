@@ -197,7 +197,7 @@ def test_what_is_refused():
     assert len(error.value.problems) == 3
     with pytest.raises(ConfigError, match="words have 16 numbers where its hidden states have 8; 2 layers are due"):
         MaskedLMHead(8, 16, 20, layers=1)
-    with pytest.raises(UnsupportedError, match="add it to a model with add_head"):
+    with pytest.raises(UnsupportedError, match="add it to one with add_head"):
         head_from_dict(MaskedLMHead(8, 8, 20).to_dict())(
             SimpleNamespace(last_hidden_state=torch.ones(1, 2, 8)), {}, None
         )

@@ -336,11 +336,6 @@ def test_a_head_for_a_model_that_has_its_own_is_refused_as_a_whole(tmp_path):
     refused(tmp_path, "BertForSequenceClassification", model=model)
 
 
-def test_a_head_over_the_pooler_is_refused(tmp_path):
-    head_files(folder_of(tmp_path, LORA, lora_tensors()), HEAD | {"use_pooler": True}, head_tensors())
-    refused(tmp_path, "use_pooler")
-
-
 def test_the_head_of_a_model_class_is_left_alone():
     model, _ = golden("gpt2")
     assert (REFERENCE / "gpt2" / "seq_bn" / "head_config.json").exists()

@@ -62,6 +62,8 @@ __all__ = ["__version__", *_WHERE]  # noqa: PLE0604  # pyright: ignore[reportUns
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _WHERE and name.endswith("AdapterModel"):  # of one model type: BertAdapterModel
+        return importlib.import_module("adaptrain.auto").class_for(name)
     if name not in _WHERE:
         raise AttributeError(f"module 'adaptrain' has no attribute '{name}'")
     return getattr(importlib.import_module(f"adaptrain.{_WHERE[name]}"), name)

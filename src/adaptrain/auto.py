@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from adaptrain.checkpoint import own_head as own_head_of
-from adaptrain.errors import ModelError
+from adaptrain.architectures import architecture_of, architectures
+from adaptrain.errors import ModelError, unknown
 from adaptrain.model import AdaptedModel
+
+OwnHead = Literal["masked_lm", "causal_lm", "seq2seq_lm"]
 
 
 class AutoAdapterModel:
-    """Loads the bare base model of any family that has an architecture."""
+    """Loads the bare base model of any family that has an architecture.
 
-    @staticmethod
+    Attributes:
+        model_type: the only one that it loads; None loads all of them.
+    """
+
+    model_type: ClassVar[str | None] = None
+
+    @classmethod
     def from_pretrained(
+        cls,
         name: str | Path,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -29,7 +48,7 @@ class AutoAdapterModel:
         architecture: str | Path | Mapping[str, Any] | None = None,
         quantization_config: Any = None,
         device_map: Any = None,
-        own_head: Literal["masked_lm"] | None = None,
+        own_head: OwnHead | None = None,
     ) -> AdaptedModel:
         """Load from a local folder or the hub; safetensors only.
 
@@ -39,12 +58,12 @@ class AutoAdapterModel:
             quantization_config: transformers' `BitsAndBytesConfig` or `TorchAoConfig`, to keep the base in few bits.
             device_map: where transformers puts the base; of use with `quantization_config`, which quantises there.
             architecture: the table to use where the model type has none (`AdaptedModel`).
-            own_head: load the head of this kind with which the base was pre-trained, as a part of the base model; where
-                the checkpoint has none, the base comes without.
+            own_head: load the head of this kind with which the base was pre-trained, as a part of the base model, whose
+                `generate` uses it; where the checkpoint or its family has none, the base comes without.
 
         Raises:
-            ModelError: missing, unreadable or incomplete; quantised by a library that is not here, or cannot do so on
-                this device.
+            ModelError: missing, unreadable or incomplete; of another model type than the class is for; quantised by a
+                library that is not here, or cannot do so on this device.
             UnsupportedError: no architecture for its model type.
         """
         options = {
@@ -73,9 +92,10 @@ class AutoAdapterModel:
             config = AutoConfig.from_pretrained(
                 str(name), revision=revision or "main", trust_remote_code=trust_remote_code
             )
+            cls._check_type(config, str(name))
             base, missing = None, set[str]()
-            if own_head is not None and type(config) in AutoModelForMaskedLM._model_mapping:
-                base, missing = load(AutoModelForMaskedLM)
+            if (headed := _with_head(own_head, config, architecture is not None)) is not None:
+                base, missing = load(headed)
                 if _headless(base, missing):
                     base = None
             if base is None:
@@ -96,12 +116,49 @@ class AutoAdapterModel:
             )
         return AdaptedModel(base, architecture)
 
-    @staticmethod
-    def from_config(config: PreTrainedConfig, **options: Any) -> AdaptedModel:
-        """A base model with random weights."""
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **options: Any) -> AdaptedModel:
+        """A base model with random weights.
+
+        Raises:
+            ModelError: of another model type than the class is for.
+        """
+        cls._check_type(config, "the config")
         found = _class_of(config)
         make = found.from_config if found is AutoModel else found._from_config
         return AdaptedModel(make(config, **_unused_pooler(config), **options))
+
+    @classmethod
+    def _check_type(cls, config: PreTrainedConfig, name: str) -> None:
+        if cls.model_type not in (None, config.model_type):
+            raise ModelError(
+                f"{cls.__name__} is for {cls.model_type}, and {name} is a {config.model_type}; use AutoAdapterModel"
+            )
+
+
+def class_for(name: str) -> type[AutoAdapterModel]:
+    """`AutoAdapterModel` for one model type, by the name that it has in the reference: `BertAdapterModel`.
+
+    Raises:
+        AttributeError: no architecture has this name; suggests the nearest.
+    """
+    if name not in _CLASSES:
+        types = {_class_name(model_type): model_type for model_type in architectures()}
+        if name not in types:
+            raise AttributeError(unknown("model class", name, sorted(types), "There are AutoAdapterModel and"))
+        said = f"`AutoAdapterModel` for {types[name]} alone."
+        _CLASSES[name] = type(name, (AutoAdapterModel,), {"model_type": types[name], "__doc__": said})
+    return _CLASSES[name]
+
+
+_CLASSES: dict[str, type[AutoAdapterModel]] = {}
+
+
+def _class_name(model_type: str) -> str:
+    """`BertModel` → `BertAdapterModel`; `BertGenerationEncoder` is the bare one too."""
+    found: Any = _BARE.get(model_type) or MODEL_MAPPING_NAMES[model_type]
+    first = found if isinstance(found, str) else next(iter(found))
+    return first.removesuffix("Model").removesuffix("Encoder") + "AdapterModel"
 
 
 _BARE = {"encoder-decoder": "EncoderDecoderModel", "siglip_text_model": "SiglipTextModel"}
@@ -120,9 +177,38 @@ def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:
     return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "mpnet") else {}
 
 
+_HEADED: dict[str, tuple[Any, ...]] = {
+    "masked_lm": (AutoModelForMaskedLM,),
+    "causal_lm": (AutoModelForCausalLM,),
+    "seq2seq_lm": (AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq),
+}
+
+
+def _with_head(kind: OwnHead | None, config: PreTrainedConfig, written: bool) -> Any:
+    """The class that loads a model of this family with its own head; None where the family has none.
+
+    Args:
+        written: whether the user has given a table of his own.
+    """
+    if kind is None:
+        return None
+    if kind not in _HEADED:
+        raise ModelError(unknown("own head", kind, _HEADED, "There are"))
+    if kind == "causal_lm" and (config.model_type in architectures() or not written):
+        stacks = architecture_of(config).stacks  # transformers has a language model of half a BART, and of a BERT
+        if len(stacks) > 1 or not stacks[0].causal:
+            return None
+    return next((each for each in _HEADED[kind] if type(config) in each._model_mapping), None)
+
+
 def _headless(model: PreTrainedModel, missing: set[str]) -> bool:
     """Whether a checkpoint has nothing of a model's own head. Where it has a part, it is incomplete."""
-    head = set(own_head_of(model))
+    output, words = model.get_output_embeddings(), model.get_input_embeddings()
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    if output is not None:  # a T5 with a head is its own base model
+        inside -= {id(parameter) for parameter in output.parameters()}
+        inside |= {id(parameter) for parameter in words.parameters()}
+    head = {name for name, parameter in model.named_parameters() if id(parameter) not in inside}
     return bool(head) and head <= missing
 
 

@@ -130,15 +130,16 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
     def generate(
         self, inputs: Tensor | None = None, task_ids: Sequence[int | str] | Tensor | None = None, **options: Any
     ) -> Any:
-        """`generate` of the base model, under the active composition, with the active embeddings' own padding and end.
+        """`generate` of the base model, or of the one that writes with the active head, under the active composition,
+        with the active embeddings' own padding and end.
 
         Args:
             task_ids: for MultiTask: the number or the name of a child for each row.
 
         Raises:
-            UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for.
+            UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for; or nothing writes.
         """
-        model: Any = self.base_model
+        model = self.writer()
         if options.get("generation_config") is None:
             options = self.generation_options() | options
         setup = current_setup()
@@ -153,7 +154,7 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         inputs = options.pop("inputs")
         routed = routing(current_tasks() if task_ids is None else _tasks(task_ids))
         with routed, generating(1 if text is None else text.shape[1]):
-            return model.generate(inputs, **options)
+            return model.generate(*([] if inputs is None else [inputs]), **options)
 
     # ---- adapters
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
-from adaptrain.architectures import Architecture
 from adaptrain.branches import ends, outlets
 from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
-from adaptrain.errors import AdapterNameError, CompositionError, UnsupportedError, listed, unknown
-from adaptrain.heads import ClassificationHead, Head, MaskedLMHead
+from adaptrain.errors import AdapterNameError, CompositionError, DataError, UnsupportedError, listed, unknown
+from adaptrain.heads import CausalLMHead, Head, LMHead, Seq2SeqLMHead
+from adaptrain.new_heads import AddsHeads, shifted
 from adaptrain.sites import Sites, repeated, resolve, rows_of, taken
+from adaptrain.writing import writer
 
 Heads = str | tuple[str | None, ...] | None
 """A head for all rows, one for each branch of the composition, or none. In a tuple, None stands for a branch that has
@@ -63,81 +63,14 @@ class MultiHeadOutput(ModelOutput):
         return len(self.head_outputs)
 
 
-class WithHeads(nn.Module):
+class WithHeads(AddsHeads):
     """The part of an adapted model that keeps its heads."""
-
-    base_model: PreTrainedModel
-    architecture: Architecture
-    sites: Sites
 
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.ModuleDict()
         self._active_head: Heads = None
-
-    def add_classification_head(
-        self,
-        head_name: str,
-        num_labels: int = 2,
-        layers: int = 2,
-        activation_function: str = "tanh",
-        dropout: float | None = None,
-        id2label: Mapping[int, str] | None = None,
-        overwrite_ok: bool = False,
-    ) -> None:
-        """Add a head for sequence classification, or regression with one label; see `heads.ClassificationHead`.
-
-        Args:
-            dropout: the base model's own when None.
-
-        Raises:
-            AdapterNameError: the name is taken and not `overwrite_ok`.
-            UnsupportedError: the base model has a head of its own.
-        """
-        config: Any = self.base_model.config
-        if dropout is None:
-            given = (getattr(config, key, None) for key in ("classifier_dropout", "hidden_dropout_prob", "resid_pdrop"))
-            dropout = float(next((value for value in given if value is not None), 0.0))
-        head = ClassificationHead(
-            config.hidden_size,
-            num_labels,
-            layers,
-            activation_function,
-            dropout,
-            self.architecture.pooling,
-            id2label,
-        )
-        self.add_head(head_name, head, overwrite_ok)
-
-    def add_masked_lm_head(
-        self,
-        head_name: str,
-        layers: int = 2,
-        activation_function: str = "gelu",
-        layer_norm: bool = True,
-        bias: bool = True,
-        sparse_prediction: bool = False,
-        overwrite_ok: bool = False,
-    ) -> None:
-        """Add a head for masked words over the embeddings in force; see `heads.MaskedLMHead`.
-
-        Raises:
-            AdapterNameError: the name is taken and not `overwrite_ok`.
-            ConfigError: an option is wrong.
-            UnsupportedError: the base model has a head of its own, does not see both sides of a masked word, or looks
-                up no words.
-        """
-        config: Any = self.base_model.config
-        if self.architecture.encoder_decoder or any(stack.causal for stack in self.architecture.stacks):
-            raise UnsupportedError(
-                f"A {config.model_type} does not see what follows a masked word; a masked_lm head is for encoders"
-            )
-        words, size = self.sites.word_table(), int(config.hidden_size)
-        eps = float(getattr(config, "layer_norm_eps", 1e-12))
-        head = MaskedLMHead(
-            size, words.shape[1], len(words), layers, activation_function, layer_norm, eps, bias, sparse_prediction
-        )
-        self.add_head(head_name, head, overwrite_ok)
+        self._writers: dict[tuple[str, str], Any] = {}  # no modules of ours: they share the base's and the heads'
 
     def _live_sites(self) -> Sites:
         return self.sites
@@ -145,11 +78,7 @@ class WithHeads(nn.Module):
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
         check_name(name)
-        if self.base_model.base_model is not self.base_model:
-            raise UnsupportedError(
-                f"{type(self.base_model).__name__} has a prediction head of its own; load the base with "
-                "AutoAdapterModel.from_pretrained to put named heads on it"
-            )
+        self._bare()
         if key_of(name) in self.heads and not overwrite_ok:
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name
@@ -224,6 +153,41 @@ class WithHeads(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    def writer(self) -> Any:
+        """What generates: the base model where it has an output embedding, else the family's model that writes, around
+        the base and the active head.
+
+        Raises:
+            UnsupportedError: the base has none, and the active head does not write.
+        """
+        base = self.base_model
+        if base.base_model is not base or base.get_output_embeddings() is not None:
+            return base
+        _, name = self.in_force()
+        head = self._known(name) if isinstance(name, str) else None
+        if not isinstance(head, CausalLMHead | Seq2SeqLMHead):
+            raise UnsupportedError(
+                f"A bare {type(base).__name__} writes nothing; activate one head that does (add_causal_lm_head, "
+                "add_seq2seq_lm_head), or load the checkpoint's own (own_head)"
+            )
+        place = head.name, str(base.device)
+        made = self._writers.get(place)
+        if made is None or made.get_output_embeddings().head is not head:
+            made = self._writers[place] = writer(base, head)
+        return made
+
+    def _decoded(self, inputs: dict[str, Any], heads: Sequence[Head], labels: Any) -> dict[str, Any]:
+        """What the decoder reads where nobody says so: of a head that writes, the labels, each one position later;
+        else the text itself, as BART classifies."""
+        if any(inputs.get(key) is not None for key in ("decoder_input_ids", "decoder_inputs_embeds")):
+            return inputs
+        writes = any(isinstance(head, Seq2SeqLMHead) for head in heads)
+        source = labels if writes and isinstance(labels, Tensor) else None if writes else inputs.get("input_ids")
+        if source is None:
+            return inputs
+        special = {} if self.sites.words is None else self.sites.words.generation()
+        return inputs | {"decoder_input_ids": shifted(self.base_model, source, special)}
+
     def _predict(
         self, tree: Composition | None, heads: str | tuple[str | None, ...], inputs: dict[str, Any], labels: Any
     ) -> Any:
@@ -232,28 +196,35 @@ class WithHeads(nn.Module):
         Args:
             labels: of the batch's rows; of several heads also a sequence or a mapping with those of each.
         """
-        times = width(tree)
-        given, batch = repeated(inputs, times), rows_of(inputs)
+        names = (heads,) if isinstance(heads, str) else _complete(tree, heads)
+        chosen = [self._known(name) for name in names]
+        if any(head.grouped > 1 for head in chosen):
+            inputs = _unfolded(inputs, max(head.grouped for head in chosen))
+        times, batch = width(tree), rows_of(inputs)
+        given = repeated(inputs, times)
+        own = {key for head in chosen for key in head.arguments}
+        asked = {key: value for key, value in inputs.items() if key not in own}
+        if self.architecture.encoder_decoder:
+            asked = self._decoded(asked, chosen, labels)
         if isinstance(heads, str):
-            head = self._known(heads)
             told = labels if times == 1 or labels is None else labels.repeat(times, *[1] * (labels.dim() - 1))
-            return head(self.base_model(**inputs), given, told)
-        names = _complete(tree, heads)
+            return chosen[0](self.base_model(**asked), given, told)
         assert tree is not None
-        if any(isinstance(self._known(name), MaskedLMHead) for name in names) and self.sites.inverted(tree):
+        if any(isinstance(head, LMHead) for head in chosen) and self.sites.inverted(tree):
             raise UnsupportedError(
-                f"{tree} changes the embeddings, which a masked_lm head undoes for all rows together, not for one "
-                "branch of several; set active_head to one name"
+                f"{tree} changes the embeddings, which a language-modelling head undoes for all rows together, not for "
+                "one branch of several; set active_head to one name"
             )
         tasks = resolve(tree, current_tasks())
         rows = outlets(tree, range(batch * times), None if tasks is None else tasks * times)
-        each = _labels(labels, names, [[row % batch for row in share] for share in rows])
-        whole = self.base_model(**inputs)
+        each = _labels(labels, chosen, [[row % batch for row in share] for share in rows], batch)
+        whole = self.base_model(**asked)
         found = []
-        for name, share, own in zip(names, rows, each, strict=True):
-            own = own if share else None
-            outputs = taken(whole, batch * times, share)
-            found.append(self._known(name)(outputs, taken(given, batch * times, share), own))
+        for head, share, told in zip(chosen, rows, each, strict=True):
+            outputs, mine = taken(whole, batch * times, share), taken(given, batch * times, share)
+            if not share:  # no rows, no loss
+                mine, told = {key: value for key, value in mine.items() if key not in _told(head)}, None
+            found.append(head(outputs, mine, told))
         losses = [output.loss for output in found if output.loss is not None]
         return MultiHeadOutput(
             loss=torch.stack(losses).sum() if losses else None,
@@ -283,8 +254,36 @@ def _complete(tree: Composition | None, heads: tuple[str | None, ...]) -> tuple[
     return tuple(head for head in heads if head is not None)
 
 
-def _labels(labels: Any, names: tuple[str, ...], rows: Sequence[Sequence[int]]) -> list[Any]:
+def _told(head: Head) -> tuple[str, ...]:
+    """The head's own arguments that are labels."""
+    return tuple(key for key in head.arguments if key.startswith("labels_") or key.endswith("_positions"))
+
+
+def _unfolded(inputs: dict[str, Any], choices: int) -> dict[str, Any]:
+    """(questions, choices, …) → (questions · choices, …), of everything that a model reads.
+
+    Raises:
+        DataError: another number of choices than the head's.
+    """
+    text = next((each for key, rank in _FOLDED.items() if (each := inputs.get(key)) is not None), None)
+    rank = next((rank for key, rank in _FOLDED.items() if inputs.get(key) is not None), 0)
+    if text is None or text.dim() != rank + 1:
+        return inputs
+    if text.shape[1] != choices:
+        raise DataError(f"The inputs have {text.shape[1]} choices a question, and the head is for {choices}")
+    return {
+        key: value.flatten(0, 1) if isinstance(value, Tensor) and value.shape[:2] == text.shape[:2] else value
+        for key, value in inputs.items()
+    }
+
+
+_FOLDED = {"input_ids": 2, "inputs_embeds": 3}
+"""What says how many rows there are, and its axes where choices are rows."""
+
+
+def _labels(labels: Any, heads: Sequence[Head], rows: Sequence[Sequence[int]], batch: int) -> list[Any]:
     """The labels of each head."""
+    names = tuple(head.name for head in heads)
     if isinstance(labels, Mapping):
         if strange := [str(key) for key in labels if key not in names]:
             raise CompositionError(unknown("head", strange[0], names, "Labels are for the active heads, which are"))
@@ -295,4 +294,25 @@ def _labels(labels: Any, names: tuple[str, ...], rows: Sequence[Sequence[int]]) 
         return list(labels)
     if labels is None:
         return [None] * len(names)
-    return [labels[torch.tensor(share, dtype=torch.long, device=labels.device)] for share in rows]
+    return [
+        labels[torch.tensor(_groups(head, share, len(labels), batch), dtype=torch.long, device=labels.device)]
+        for head, share in zip(heads, rows, strict=True)
+    ]
+
+
+def _groups(head: Head, share: Sequence[int], labels: int, batch: int) -> list[int]:
+    """Which labels are those of a head's rows, where several rows make one prediction.
+
+    Raises:
+        CompositionError: the labels are of other groups; or rows of one group go to different heads.
+    """
+    size = head.grouped
+    if labels * size != batch:
+        raise CompositionError(
+            f"There are {labels} labels for {batch} rows, and the head '{head.name}' has one for {size}; give each "
+            "head its own: labels={name: labels, …}"
+        )
+    found = [row // size for row in share[::size]]
+    if [row for group in found for row in range(group * size, (group + 1) * size)] != list(share):
+        raise CompositionError(f"The rows of the head '{head.name}' are not whole groups of {size} choices")
+    return found

@@ -1,24 +1,46 @@
-"""Sequence classification and regression."""
+"""One prediction from one vector of a sequence: classes, several classes at once, regression, and one of several
+choices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    ImageClassifierOutput,
+    MultipleChoiceModelOutput,
+    SequenceClassifierOutput,
+)
 
-from adaptrain.errors import ConfigError, DataError
-from adaptrain.heads.base import Head
-from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
+from adaptrain.errors import DataError
+from adaptrain.heads.base import LayeredHead, label_names, passed_on, wrong_labels
+from adaptrain.heads.labels import check_shape, class_labels, many_labels, number_labels
+from adaptrain.heads.pooling import Pooling, end_of_text, pooled, unknown_pooling
 
 
-class ClassificationHead(Head):
+class _Pooled(LayeredHead):
+    """A head that reads one vector of each row."""
+
+    pooling: Pooling
+    options: dict[str, Any]
+
+    def vector(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """(rows, hidden)."""
+        model = self.live().model if self.pooling == "mean" else None
+        eos = end_of_text(self.live()) if self.pooling == "eos" else None
+        return pooled(self.pooling, outputs, inputs, model, eos)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.kind, **self.options}
+
+
+class ClassificationHead(_Pooled):
     """Label scores from one vector of the sequence.
 
-        z₀ = hidden state of the first position, or of the last that is not padding
+        z₀ = what `pooling` reads, in `heads.pooling`
         zᵢ = act(Wᵢ Dropout(zᵢ₋₁) + bᵢ)                     for all layers but the last
         logits = W Dropout(z) + b
 
@@ -30,11 +52,13 @@ class ClassificationHead(Head):
         layers: linear maps, the last one included.
         activation: between them.
         dropout: before each of them.
-        pooling: which position is read.
+        pooling: which vector is read.
         id2label: names of the labels, in order.
+        bias: of the last map.
     """
 
     kind = "classification"
+    made = SequenceClassifierOutput
 
     def __init__(
         self,
@@ -43,21 +67,13 @@ class ClassificationHead(Head):
         layers: int = 2,
         activation: str = "tanh",
         dropout: float = 0.0,
-        pooling: Literal["first", "last"] = "first",
+        pooling: Pooling = "first",
         id2label: Mapping[int, str] | list[str] | None = None,
+        bias: bool = True,
     ) -> None:
-        super().__init__()
-        problems = [
-            *([f"num_labels is {num_labels}; it must be at least 1"] if num_labels < 1 else []),
-            *([f"layers is {layers}; it must be at least 1"] if layers < 1 else []),
-            *([f"dropout is {dropout}; it must lie in [0, 1)"] if not 0 <= dropout < 1 else []),
-            *filter(None, [unknown_activation(activation)]),
-        ]
-        names = list(id2label.values()) if isinstance(id2label, Mapping) else list(id2label or [])
-        if names and len(names) != num_labels:
-            problems.append(f"id2label names {len(names)} labels, num_labels is {num_labels}")
-        if problems:
-            raise ConfigError([f"classification head: {problem}" for problem in problems])
+        names = label_names(id2label)
+        problems = [*wrong_labels(num_labels, names), *filter(None, [unknown_pooling(pooling)])]
+        super().__init__(hidden_size, num_labels, layers, activation, dropout, bias, problems)
         self.options = {
             "hidden_size": hidden_size,
             "num_labels": num_labels,
@@ -66,59 +82,144 @@ class ClassificationHead(Head):
             "dropout": dropout,
             "pooling": pooling,
             "id2label": names or None,
+            "bias": bias,
         }
-        self.num_labels, self.pooling, self.dropout = num_labels, pooling, dropout
-        self.activation = ACTIVATIONS[activation.lower()]
-        self.hidden = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(layers - 1))
-        self.out = nn.Linear(hidden_size, num_labels)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        self.num_labels, self.pooling = num_labels, pooling
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": self.kind, **self.options}
-
-    def forward(self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> SequenceClassifierOutput:
-        hidden = outputs.last_hidden_state  # (rows, positions, hidden)
-        z = hidden[:, 0] if self.pooling == "first" else _last(hidden, _mask(inputs, hidden))
+    def forward(self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> Any:
+        z = self.vector(outputs, inputs)
         # float32 even under autocast: a head is small, and losses of bf16 logits are coarse
-        with torch.autocast(hidden.device.type, enabled=False):
-            z = z.float()
-            for layer in self.hidden:
-                z = self.activation(layer(F.dropout(z, self.dropout, self.training)))
-            logits = self.out(F.dropout(z, self.dropout, self.training))  # (rows, num_labels)
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.scores(z.float())  # (rows, num_labels)
             loss = None if labels is None else self.loss(logits, labels)
-        return SequenceClassifierOutput(
-            loss=loss,  # type: ignore[arg-type]
-            logits=logits,
-            hidden_states=getattr(outputs, "hidden_states", None),
-            attentions=getattr(outputs, "attentions", None),
-        )
+        return self.made(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over rows.
 
         Raises:
-            DataError: a label that is no whole number, or outside 0 … num_labels − 1.
+            DataError: a label is no whole number, or outside 0 … num_labels − 1; in a regression not finite.
         """
         if self.num_labels == 1:
-            return F.mse_loss(logits[:, 0], labels.to(logits.dtype).view(-1))
-        if labels.is_floating_point():
-            raise DataError(f"Labels of {self.num_labels} classes are whole numbers, not {labels.dtype}")
-        on_cpu = labels.device.type == "cpu"  # elsewhere the check would wait for the device at every step
-        if on_cpu and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
-            raise DataError(f"A label is outside 0 … {self.num_labels - 1}: {sorted(set(labels.tolist()))}")
-        return F.cross_entropy(logits, labels.view(-1))
+            return F.mse_loss(logits[:, 0], number_labels(labels, logits[:, 0]))
+        labels = class_labels(labels.view(-1), self.num_labels)
+        check_shape(labels, (len(logits),), "row")
+        return F.cross_entropy(logits, labels)
 
 
-def _mask(inputs: Mapping[str, Any], hidden: Tensor) -> Tensor:
-    """The mask over the positions of `hidden`; an encoder-decoder's own decoder mask where it has one."""
-    key = "decoder_attention_mask" if inputs.get("decoder_input_ids") is not None else "attention_mask"
-    mask = inputs.get(key)
-    return hidden.new_ones(hidden.shape[:2]) if mask is None else mask
+class MultiLabelClassificationHead(ClassificationHead):
+    """A `ClassificationHead` whose classes do not exclude each other.
+
+    Loss: −mean over rows and classes of y log σ(logit) + (1 − y) log(1 − σ(logit)). Labels are (rows, num_labels).
+    """
+
+    kind = "multilabel_classification"
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over rows and classes.
+
+        Raises:
+            DataError: labels of another shape, or outside 0 … 1.
+        """
+        return F.binary_cross_entropy_with_logits(logits, many_labels(labels, logits))
 
 
-def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state at the last position that is not padding, on whichever side the padding is."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask.ne(0) * positions).argmax(-1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+class ImageClassificationHead(ClassificationHead):
+    """A `ClassificationHead` for images; with `multilabel` the loss is a `MultiLabelClassificationHead`'s."""
+
+    kind = "image_classification"
+    made = ImageClassifierOutput
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_labels: int = 2,
+        layers: int = 1,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+        pooling: Pooling = "first",
+        id2label: Mapping[int, str] | list[str] | None = None,
+        bias: bool = True,
+        multilabel: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, num_labels, layers, activation, dropout, pooling, id2label, bias)
+        self.options["multilabel"] = self.multilabel = multilabel
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over rows; with `multilabel` over rows and classes.
+
+        Raises:
+            DataError: labels of another shape or dtype, or outside their range.
+        """
+        if self.multilabel:
+            return F.binary_cross_entropy_with_logits(logits, many_labels(labels, logits))
+        return super().loss(logits, labels)
+
+
+class MultipleChoiceHead(_Pooled):
+    """Which of several texts is the one. Each is scored for itself, and the scores of one question are compared.
+
+        logits[q, c] = score of row q · num_choices + c
+
+    The model is given (questions, choices, positions), or the same as (questions · choices, positions), the choices of
+    a question one after the other. Labels are (questions).
+
+    Loss: mean cross-entropy over questions.
+
+    Args:
+        num_choices: of every question.
+        others: as in `ClassificationHead`.
+    """
+
+    kind = "multiple_choice"
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_choices: int = 2,
+        layers: int = 2,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+        pooling: Pooling = "first",
+        id2label: Mapping[int, str] | list[str] | None = None,
+        bias: bool = True,
+    ) -> None:
+        names = label_names(id2label)
+        problems = [
+            *([f"num_choices is {num_choices}; it must be at least 2"] if num_choices < 2 else []),
+            *(
+                [f"id2label names {len(names)} choices, num_choices is {num_choices}"]
+                if names and len(names) != num_choices
+                else []
+            ),
+            *filter(None, [unknown_pooling(pooling)]),
+        ]
+        super().__init__(hidden_size, 1, layers, activation, dropout, bias, problems)
+        self.options = {
+            "hidden_size": hidden_size,
+            "num_choices": num_choices,
+            "layers": layers,
+            "activation": activation,
+            "dropout": dropout,
+            "pooling": pooling,
+            "id2label": names or None,
+            "bias": bias,
+        }
+        self.grouped, self.pooling = num_choices, pooling
+
+    def forward(self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> MultipleChoiceModelOutput:
+        """
+        Raises:
+            DataError: the rows are no multiple of the choices, or a label is none of them.
+        """
+        z = self.vector(outputs, inputs)
+        if len(z) % self.grouped:
+            raise DataError(f"{len(z)} rows are no multiple of the {self.grouped} choices of the head '{self.name}'")
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.scores(z.float()).view(-1, self.grouped)  # (questions, num_choices)
+            loss = None
+            if labels is not None:
+                labels = class_labels(labels.view(-1), self.grouped)
+                check_shape(labels, (len(logits),), "question")
+                loss = F.cross_entropy(logits, labels)
+        return MultipleChoiceModelOutput(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]
