@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 from adaptrain.errors import DataError
 from adaptrain.evaluation.entities import entity_scores, tag_accuracy
 from adaptrain.evaluation.metrics import compute, signatures
-from adaptrain.evaluation.summaries import rouge, sentences
+from adaptrain.evaluation.summaries import lines, rouge, sentences
 from adaptrain.evaluation.transcripts import error_rate, plain
 from adaptrain.evaluation.trees import attachment
 
@@ -139,6 +140,17 @@ def test_sentences_one_by_one() -> None:
         assert compute(("rougeLsum", "rougeL"), *texts) == {"rougeLsum": 1, "rougeL": 0.5}
 
 
+def test_lines_are_kept_where_there_are_some() -> None:
+    """As the reference has it: a line is a sentence, whatever stands in it."""
+    assert lines("One. Two.\nthree") == "One. Two.\nthree" and lines("One. Two.\n") == "One.\nTwo."
+    right, found = "a b. C d\ne f", "C d\na b. E f"
+    scorer = RougeScorer(["rougeLsum"])
+    for texts in ((right, found), (found, right)):
+        assert (
+            compute(("rougeLsum",), [texts[1]], [[texts[0]]])["rougeLsum"] == scorer.score(*texts)["rougeLsum"].fmeasure
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [
@@ -146,7 +158,8 @@ def test_sentences_one_by_one() -> None:
         ("One sentence", 1),
         ("Mr. Smith met J. R. Tolkien at 5 p.m. in Leeds. He left.", 2),
         ('"Stop!" He stopped. (He ran.) Why? 7 men came.', 5),
-        ("One. Two.\nThree.", 2),
+        ("One. Two\nlines.\n \nThree", 3),
+        ("First\n\n\nsecond.\n", 2),
         ("It cost 3.5 dollars, e.g. in Rome. Élan won.", 2),
     ],
 )

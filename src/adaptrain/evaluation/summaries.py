@@ -19,6 +19,7 @@ from adaptrain.evaluation.registry import Metric, register_metric
 from adaptrain.evaluation.translations import check_references
 
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W_a-z])")
+_EMPTY_LINE = re.compile(r"\n\s*\n")
 _ABBREVIATED = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|prof|st|sen|rep|gov|gen|col|lt|sgt|capt|jr|sr|vs|fig|eq|e\.g|i\.e|cf|al|etc|approx)"
     r"|\b[^\W\d_])\.$",
@@ -27,21 +28,26 @@ _ABBREVIATED = re.compile(
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut at newlines; where it has none, after . ! or ? (and closing quotes) before a blank and what may begin
-    a sentence, unless a common abbreviation or a single letter ends there.
+    """A text cut after . ! or ? (and closing quotes) before a blank and what may begin a sentence, unless a common
+    abbreviation or a single letter ends there; and at empty lines. A single newline is a blank: documents are wrapped.
 
     >>> sentences("Dr. A. Smith came. He left at 5 p.m. on Monday!")
     ['Dr. A. Smith came.', 'He left at 5 p.m. on Monday!']
     """
-    if "\n" in text.strip():
-        return [line.strip() for line in text.splitlines() if line.strip()]
     found: list[str] = []
-    start = 0
-    for end in _END.finditer(text):
-        if not _ABBREVIATED.search(text[start : end.start()]):
-            found.append(text[start : end.end()].strip())
-            start = end.end()
-    return [part for part in (*found, text[start:].strip()) if part]
+    for paragraph in _EMPTY_LINE.split(text):
+        start = 0
+        for end in _END.finditer(paragraph):
+            if not _ABBREVIATED.search(paragraph[start : end.start()]):
+                found.append(paragraph[start : end.end()])
+                start = end.end()
+        found.append(paragraph[start:])
+    return [" ".join(part.split()) for part in found if part.strip()]
+
+
+def lines(text: str) -> str:
+    """A summary as ROUGE-Lsum takes it, one sentence a line: as it is where it has lines, else by `sentences`."""
+    return text if "\n" in text.strip() else "\n".join(sentences(text))
 
 
 @cache
@@ -66,8 +72,8 @@ def rouge(
     check_references(references)
     scorer = _scorer(kind, stemmer)
     if kind == "rougeLsum":
-        predictions = ["\n".join(sentences(text)) for text in predictions]
-        references = [["\n".join(sentences(text)) for text in texts] for texts in references]
+        predictions = [lines(text) for text in predictions]
+        references = [[lines(text) for text in texts] for texts in references]
     return [
         float(scorer.score_multi(right, said)[kind].fmeasure)
         for said, right in zip(predictions, references, strict=True)
