@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from adaptrain.errors import DataError, listed, nearest
+from adaptrain.errors import DataError, listed
 from adaptrain.evaluation.registry import Metric, register_metric
 
 Tags = Sequence[Sequence[str]]
@@ -70,11 +70,11 @@ def _check(predictions: Tags, references: Tags, scheme: str | None) -> None:
     for kind, sentences in (("predicted ", predictions), ("", references)):
         for tag in sorted({tag for tags in sentences for tag in tags}):
             if not _TAG[scheme].fullmatch(tag):
-                named = f"in {scheme.upper()}" if scheme else "in IOB1, IOB2 or BIOES"
+                named = scheme.upper() or "IOB1, IOB2 or BIOES"
                 letters = ["O", "B-…", "I-…", *(() if scheme.startswith("iob") else ("E-…", "S-…"))]
                 raise DataError(
-                    f"The {kind}tag {tag!r} is no entity {named}{nearest(tag, letters) or '.'} Tags are "
-                    f"{listed(letters)}. For tags that are no entities use tag_accuracy"
+                    f"The {kind}tag {tag!r} is no entity in {named}. Tags are {listed(letters)}. "
+                    "For tags that are no entities use tag_accuracy"
                 )
 
 

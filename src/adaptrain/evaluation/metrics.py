@@ -97,9 +97,9 @@ def check_metrics(task_type: str, labels: int, names: Sequence[str]) -> None:
                 "try top1"
             )
         if metric.package and find_spec(metric.package) is None:
+            wanted = f"'adaptrain[{metric.extra}]'" if metric.extra else "adaptrain"
             problems.append(
-                f"The metric '{name}' needs the package {metric.package}, which is not installed: "
-                f"pip install 'adaptrain[{metric.extra}]'"
+                f"The metric '{name}' needs the package {metric.package}, which is not installed: pip install {wanted}"
             )
     if problems:
         raise ConfigError(problems)
