@@ -147,14 +147,14 @@ def test_what_cannot_be_used_is_left_out_with_a_note(tmp_path: Path) -> None:
     (save(tmp_path / "gone", result()) / "result.json").unlink()
     (save(tmp_path / "list", result()) / "result.json").write_text("[]")
     save(tmp_path / "short", {key: value for key, value in result().items() if key != "score"})
-    save(tmp_path / "metric", result(metric="bleu"))
+    save(tmp_path / "metric", result(metric="meteor"))
     save(tmp_path / "nan", result(score=float("nan")))
     save(tmp_path / ".abc.partial", result(score=0.99))
     made = build_table(collect(tmp_path))
     assert shown(made) == [("majority class", "0.0"), ("lora", "50.0")]
     notes = {Path(note.partition(":")[0]).name: note for note in made.notes}
     assert set(notes) == {"unfinished", "broken", "gone", "list", "short", "metric", "nan"}
-    assert "not finished" in notes["unfinished"] and "score" in notes["short"] and "bleu" in notes["metric"]
+    assert "not finished" in notes["unfinished"] and "score" in notes["short"] and "meteor" in notes["metric"]
     assert all(note in to_markdown(made) for note in made.notes)
 
 

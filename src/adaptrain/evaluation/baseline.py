@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptrain.config.schema import TaskConfig
 from adaptrain.evaluation.metrics import compute
+from adaptrain.evaluation.trivial import unigram, unigram_rows
 from adaptrain.tasks.masking import UNMASKED
 from adaptrain.tasks.shapes import SHAPES, Label, labelled
 from adaptrain.tasks.text import Encoded, TextReader
@@ -43,21 +44,12 @@ def trivial_baseline(
 def unigram_baseline(
     task: TaskConfig, reader: TextReader, train: Encoded, rows: Encoded, metrics: Sequence[str]
 ) -> Baseline:
-    """Score masked words by how often each token t stands in the N tokens of the training texts, whatever is around:
-
-        p(t) = (n(t) + 1) / (N + V)                       over the V tokens that are not special
-
-    on the very words that a model is scored on.
-    """
+    """Score masked words by how often each token stands in the training texts (`trivial.unigram`), on the very words
+    that a model is scored on."""
     masking = reader.collate.masking
     assert masking is not None  # of a task on masked words
-    ids = np.concatenate([feature["input_ids"] for feature in train.features])
-    counts = np.bincount(ids[~masking.special[ids]], minlength=len(masking.special)) + 1
-    likely, losses = int(counts.argmax()), -np.log(counts / counts[masking.words].sum())
-    found = np.zeros((len(rows), 2))
-    for row, feature in enumerate(rows.features):
-        labels = masking.masked(feature["input_ids"], row, None)[1]
-        words = labels[labels != UNMASKED]
-        found[row] = losses[words].sum(), (words == likely).sum()
+    losses, likely = unigram(np.concatenate([feature["input_ids"] for feature in train.features]), masking.words)
+    masked = [masking.masked(feature["input_ids"], row, None)[1] for row, feature in enumerate(rows.features)]
+    found = unigram_rows([labels[labels != UNMASKED] for labels in masked], losses, likely)
     scores = compute(metrics, found, np.asarray(rows.labels))
     return Baseline(SHAPES[task.type].trivial, str(reader.tokenizer.convert_ids_to_tokens(likely)), scores)
