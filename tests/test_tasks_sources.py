@@ -374,7 +374,7 @@ TEN = [{"sentence": f"day {number}", "label": number % 2} for number in range(10
 
 
 def carved(folder: Path, **values: Any) -> sources.Source:
-    splits = SplitsConfig(validation="held_out", carve=CarveConfig(**({"to": "held_out"} | values)))
+    splits = SplitsConfig(validation="held_out", carve=CarveConfig(**{"to": "held_out", **values}))
     return locate(dataclasses.replace(task(str(folder)), splits=splits), DataConfig())
 
 
@@ -406,7 +406,7 @@ def test_carving_that_cannot_be(tmp_path: Path) -> None:
 
 def test_a_carving_is_checked_and_survives_json() -> None:
     def problems(**values: Any) -> dict[str, str]:
-        return dict(CarveConfig(**({"to": "held_out"} | values)).problems())
+        return dict(CarveConfig(**{"to": "held_out", **values}).problems())
 
     assert problems(rows=1) == problems(fraction=0.5) == {}
     assert "give one of them" in problems()["rows"] and "give one of them" in problems(rows=1, fraction=0.5)["rows"]

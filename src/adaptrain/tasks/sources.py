@@ -263,8 +263,8 @@ class FileSource:
             return read_file(self.file)
         raise DataError(
             f"task.path={self.file} is one file, which is the split '{self.split}', and '{split}' is asked for. Carve "
-            f"it from that: task.splits.carve={{to: {split}, fraction: 0.1}}; or write {{split}} where it stands in the "
-            "name of several files, or name a folder of <split>.jsonl"
+            f"it from that: task.splits.carve={{to: {split}, fraction: 0.1}}; or write {{split}} where that stands in "
+            "the names of several files, or name a folder of <split>.jsonl"
         )
 
 
