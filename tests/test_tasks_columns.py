@@ -137,12 +137,12 @@ def test_names_that_are_none(name: str) -> None:
 )
 def test_roles_of_data_without_a_task(features: dict[str, Any], expected: dict[str, str]) -> None:
     given = ColumnsConfig(id="id") if "id" in expected else ColumnsConfig()
-    assert {role.name: role.column for role in free_roles(features, given)[0]} == expected
+    assert {role.name: role.column for role in free_roles(features, given, "here")[0]} == expected
 
 
 def test_choices_in_several_columns() -> None:
     features = {"question": TEXT, "a": TEXT, "b": TEXT, "label": WHOLE}
-    roles, unused = free_roles(features, ColumnsConfig(choices=("a", "b"), question="question"))
+    roles, unused = free_roles(features, ColumnsConfig(choices=("a", "b"), question="question"), "here")
     assert roles[1].columns == ("a", "b") and roles[1].kind == "2 columns of text" and unused == ()
     assert ColumnsConfig(choices=["a", "b"]) == ColumnsConfig(choices=("a", "b"))  # pyright: ignore[reportArgumentType]
 

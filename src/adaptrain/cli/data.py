@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from adaptrain.cli.arguments import split
 from adaptrain.cli.screen import print_rows
-from adaptrain.errors import DataError, UsageError, listed
+from adaptrain.errors import ConfigError, DataError, UsageError, listed, unknown
 
 if TYPE_CHECKING:
-    from adaptrain.config.schema import RunConfig, TaskConfig
+    from adaptrain.config.schema import ColumnsConfig, RunConfig, TaskConfig
     from adaptrain.tasks.settle import Settled
     from adaptrain.tasks.sources import Source
     from adaptrain.tasks.survey import Measure, SplitSurvey, Survey
@@ -36,15 +36,46 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"PATH and {listed(named)} both say what to look at: leave one of them out")
     if not found.paths and not named:
         raise UsageError("adaptrain data needs a PATH or task=NAME; see adaptrain data --help")
-    config = compose([*(["task=own"] if found.paths else []), *found.overrides]).config
+    typed = not found.paths or any(override.startswith("task.type=") for override in found.overrides)
+    tokens = any(override.startswith(_CHOICES) for override in found.overrides)
+    columns = [] if typed else [override for override in found.overrides if override.startswith("task.columns.")]
+    others = [override for override in found.overrides if override not in columns]
+    config = compose([*(["task=own"] if found.paths else []), *others]).config
     if found.paths:
         if config.data.mirror is not None:
             raise UsageError("data.mirror is for task=NAME: a PATH is read as it is")
         task = dataclasses.replace(config.task, path=found.paths[0], name=Path(found.paths[0]).name)
+        if columns:
+            task = dataclasses.replace(task, columns=_columns(columns))
         config = dataclasses.replace(config, task=task)
-    typed = not found.paths or any(override.startswith("task.type=") for override in found.overrides)
-    tokens = any(override.startswith(_CHOICES) for override in found.overrides)
     return _report(config, typed, tokens)
+
+
+def _columns(overrides: Sequence[str]) -> ColumnsConfig:
+    """Roles of any type of task, since a PATH has none.
+
+    Raises:
+        ConfigError: a role that there is not, or a column in two roles.
+    """
+    from adaptrain.config.schema import ColumnsConfig
+
+    known = [each.name for each in dataclasses.fields(ColumnsConfig)]
+    given: dict[str, Any] = {}
+    problems = []
+    for override in overrides:
+        role, _, value = override.removeprefix("task.columns.").partition("=")
+        if role not in known:
+            problems.append(unknown("role", role, known, "The roles are"))
+        elif value.startswith("["):
+            given[role] = tuple(word.strip(" '\"") for word in value.strip("[]").split(","))
+        else:
+            given[role] = value.strip("'\"")
+    if not problems:
+        found = ColumnsConfig(**given)
+        problems = [f"task.columns.{role} (command line): {sentence}" for role, sentence in found.problems()]
+        if not problems:
+            return found
+    raise ConfigError(problems)
 
 
 def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
@@ -90,7 +121,7 @@ def _settled(config: RunConfig, source: Source, typed: bool) -> tuple[Settled | 
     if not typed:
         first = _found(source)[0]
         table = source.read(first)
-        roles, unused = free_roles(table.features, task.columns)
+        roles, unused = free_roles(table.features, task.columns, f"{source.place}, split '{first}'")
         kinds = {role.name: role.kind for role in roles if role.name != "id"}
         if "text" not in kinds or not set(kinds) <= {"text", "text_pair", "label"}:
             return None, roles, unused
@@ -223,6 +254,8 @@ def _print_bad(made: Survey) -> None:
 
 def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], tokens: bool) -> None:
     lines = list(notes)
+    if not made.examples:
+        lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
     if others:
         lines.append(f"not looked at, because the task does not name them: {listed(others)}")
     if not tokens and any(len(each.lengths) for each in made.splits):

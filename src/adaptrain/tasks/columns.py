@@ -136,13 +136,22 @@ def settle_columns(
     return settled, roles, tuple(name for name in features if name not in used)
 
 
-def free_roles(features: Mapping[str, Any], columns: ColumnsConfig) -> tuple[tuple[Role, ...], tuple[str, ...]]:
-    """What the columns of data without a task seem to be, and those that seem to be nothing; nothing is refused.
+def free_roles(
+    features: Mapping[str, Any], columns: ColumnsConfig, place: str
+) -> tuple[tuple[Role, ...], tuple[str, ...]]:
+    """What the columns of data without a task seem to be, and those that seem to be nothing.
 
-    A pair is looked for first, then the roles whose names are rarest; a column plays one role.
+    A pair is looked for first, then the roles whose names are rarest; a column plays one role. Names alone decide, and
+    what would be ambiguous for a task is not refused here.
+
+    Raises:
+        DataError: a declared column is not there.
     """
     found: dict[str, str | tuple[str, ...]] = dict(columns.declared())
     taken = {column for given in found.values() for column in ((given,) if isinstance(given, str) else given)}
+    for role, given in found.items():
+        for column in (given,) if isinstance(given, str) else given:
+            _there(column, role, features, place)
     left = [name for name in features if name not in taken]
     wanted = [role for role in FREE if role not in found and role not in ("text", "text_pair", "question", "context")]
     spans = [role for role in ("question", "context") if role not in found]

@@ -31,7 +31,7 @@ class Looked:
     Attributes:
         inputs: what a model reads of each row; equal ones are duplicates.
         answers: what it should say.
-        texts, pairs: what lengths are measured of.
+        texts, pairs: what lengths are measured of; None where that is unknown.
         balance: label → how often it stands there; None for numbers.
         numbers: the labels that are numbers.
         bad: rows, each once.
@@ -39,7 +39,7 @@ class Looked:
 
     inputs: list[Any]
     answers: list[Any]
-    texts: list[str]
+    texts: list[str] | None
     pairs: list[str] | None
     balance: Counter[str] | None
     numbers: list[float]
@@ -138,7 +138,8 @@ def survey(
                 overlaps.append(Overlap(other.name, name, len(shared), differ))
         known.append(answers)
         pairs = None if looked.pairs is None else [looked.pairs[row] for row in rows]
-        lengths = measure([looked.texts[row] for row in rows], pairs) if rows else []
+        texts = None if looked.texts is None else [looked.texts[row] for row in rows]
+        lengths = measure(texts, pairs) if texts else []
         made.append(
             SplitSurvey(
                 name,
@@ -228,18 +229,21 @@ def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Loo
     said = [_frozen(values[role]) for role in ("label", "answers", "tags", "target") if role in values]
     rows = len(table)
     first = next((values[role] for role in ("text", "context", "tokens", "source", "question") if role in values), None)
-    first = [""] * rows if first is None else first
     second = next((values[role] for role in ("text_pair", "question") if role in values), None)
     second = None if second is first else second
     return Looked(
-        list(zip(*read, strict=True)) if read else list(range(rows)),
+        list(zip(*(read or (_frozen(table[name]) for name in table.column_names)), strict=True)),
         list(zip(*said, strict=True)) if said else [None] * rows,
-        [" ".join(map(str, value)) if isinstance(value, list) else str(value or "") for value in first],
+        None if first is None else [_joined(value) for value in first],
         None if second is None else [str(value or "") for value in second],
         _balance(table, values, {role.name: role for role in roles}),
         [],
         bad,
     )
+
+
+def _joined(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _balance(
