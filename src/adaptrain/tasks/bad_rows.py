@@ -93,7 +93,7 @@ def check_labels(
         if isinstance(label, DataError):
             where = f"{place}, row {row}{'' if names is None else f' ({names[row - 1]})'}:"
             told = str(label).replace(f"{place}, row 1:", where, 1)
-            bad.append(Bad(row, NO_LABEL if value is None else LABEL, told))
+            bad.append(Bad(row, NO_LABEL if value is None or value == "" else LABEL, told))
     return Column(found, bad)
 
 
