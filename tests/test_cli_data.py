@@ -97,7 +97,7 @@ def test_a_task_with_its_splits_and_a_models_tokens(capsys, work):
     held = {row["sentence"] for row in tiny_run.sentences(200, 0)}
     assert int(train[6]) <= max(len(text.split()) for text in held) + 2 and 0 < int(train[7]) < 170
     assert float(train[8]) == round(100 * int(train[7]) / 170, 1)
-    assert "not looked at, because the task does not name them: test" in out
+    assert "note: not looked at: test\n" in out
     shares = [row[2::2] for row in table(out, "labels")[1:]]
     assert [sum(float(row[column]) for row in shares) for column in range(3)] == pytest.approx([100] * 3, abs=0.11)
 
@@ -107,6 +107,25 @@ def test_a_split_that_is_not_there(capsys, work):
     code, out, err = run(capsys, "task=own", "task.path=own", LABEL)
     assert code == 3 and table(out, "own")[1:] == [["train", "trains", "5", "0", "2", "1"]]
     assert "own has no split 'validation'" in err and "task.splits.carve={to: validation, fraction: 0.1}" in err
+
+
+def test_a_split_without_labels_and_files_that_are_no_split(capsys, work):
+    hidden = [row | {"mood": -1} for row in DEV]
+    write_jsonl(work / "own/test.jsonl", hidden)
+    write_jsonl(work / "own/words.jsonl", [{"word": "fine"}])
+    labels = {"good": 1, "bad": 0}
+    for name, rows in (("train", TRAIN), ("dev", DEV)):
+        write_jsonl(work / f"own/{name}.jsonl", [row | {"mood": labels[row["mood"]]} for row in rows])
+    code, out, err = run(capsys, "own", LABEL)
+    assert (code, err) == (0, "")
+    assert table(out, "own")[1:] == [
+        ["train", "5", "0", "2", "1"],
+        ["validation", "2", "0", "0", "0"],
+        ["test", "2", "0", "0", "0"],
+    ]
+    assert "note: not looked at: words\nnote: split 'test' has no label of the map\n" in out
+    write_jsonl(work / "own/test.jsonl", [*hidden, TRAIN[0] | {"mood": 1}])
+    assert run(capsys, "own", LABEL)[0] == 3
 
 
 def spans(start: int) -> dict[str, Any]:

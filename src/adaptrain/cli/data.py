@@ -141,12 +141,14 @@ def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConf
 
 
 def _found(source: Source) -> tuple[str, ...]:
+    """The splits of a PATH: what else lies in the folder is not looked at where there are some."""
     from adaptrain.tasks.formats import SUFFIXES
+    from adaptrain.tasks.sources import names_split
 
     names = source.splits()
     if not names:
         raise DataError(f"{source.place} holds no data file ({listed(SUFFIXES)}); name another PATH")
-    return names
+    return tuple(name for name in names if names_split(name)) or names
 
 
 def _missing(source: Source, uses: Mapping[str, str]) -> dict[str, DataError]:
@@ -257,7 +259,8 @@ def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], toke
     if not made.examples:
         lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
     if others:
-        lines.append(f"not looked at, because the task does not name them: {listed(others)}")
+        lines.append(f"not looked at: {listed(others)}")
+    lines += [f"split '{each.name}' has no label of the map" for each in made.splits if each.unlabelled]
     if not tokens and any(len(each.lengths) for each in made.splits):
         lines.append("model=NAME measures lengths in that model's tokens, and says how many rows data.max_length cuts")
     if lines:

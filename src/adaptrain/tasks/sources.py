@@ -25,6 +25,7 @@ SPELLINGS = {
 """What the field calls the three splits. Any of a line's words finds the file of another."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_ABOUT_DATA = ("dataset_info.json", "dataset_infos.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 
@@ -166,11 +167,8 @@ class FolderSource:
         )
 
     def _files(self) -> list[Path]:
-        for folder in (self.folder, self.folder / "data"):
-            files = [file for file in sorted(folder.glob("*")) if split_name(file.name) and file.is_file()]
-            if files:
-                return files
-        return []
+        files = [file for folder in (self.folder, self.folder / "data") for file in sorted(folder.glob("*"))]
+        return [file for file in files if split_name(file.name) and file.name not in _ABOUT_DATA and file.is_file()]
 
     def _one(self, files: Sequence[Path], split: str) -> Sequence[Path]:
         """The file of a split, or all that it is divided into."""
@@ -373,6 +371,11 @@ def _stem(file: Path) -> str:
     stem = (split_name(file.name) or (file.name,))[0]
     shard = _SHARD.fullmatch(stem)
     return stem if shard is None else shard[1]
+
+
+def names_split(name: str) -> bool:
+    """Whether one of the usual three is a word of a split's name: of `validation_matched`, not of `labels`."""
+    return any(_has_word(name, words) for words in SPELLINGS.values())
 
 
 def _has_word(stem: str, words: Iterable[str]) -> bool:

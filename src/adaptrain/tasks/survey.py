@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -35,6 +35,7 @@ class Looked:
         balance: label → how often it stands there; None for numbers.
         numbers: the labels that are numbers.
         bad: rows, each once.
+        labelled: whether `answers` are labels of a map, or numbers; None where they are bad.
     """
 
     inputs: list[Any]
@@ -44,6 +45,7 @@ class Looked:
     balance: Counter[str] | None
     numbers: list[float]
     bad: list[Bad]
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class SplitSurvey:
         conflicting: inputs that stand there with several answers.
         lengths: of the rows that are not bad.
         balance, numbers: of the labels.
+        unlabelled: whether no label is in the map; that is no mistake in a split that no task uses.
     """
 
     name: str
@@ -69,6 +72,7 @@ class SplitSurvey:
     lengths: np.ndarray
     balance: Counter[str] | None
     numbers: np.ndarray
+    unlabelled: bool
 
     def cut(self, longest: int) -> int:
         """Rows longer than that."""
@@ -124,6 +128,10 @@ def survey(
         table = source.read(name)
         place = f"{source.place}, split '{name}'"
         looked = _of_roles(table, roles, place) if task is None else _of_task(table, task, place)
+        unlabelled = bool(made) and not use and all(label is None for label in looked.answers) and bool(looked.labelled)
+        if unlabelled:
+            kept = [bad for bad in looked.bad if bad.reason not in (LABEL, NO_LABEL)]
+            looked = replace(looked, bad=kept)
         out = {bad.row - 1 for bad in looked.bad}
         rows = [row for row in range(len(table)) if row not in out]
         if not examples:
@@ -134,7 +142,7 @@ def survey(
         for other, before in zip(made, known, strict=True):
             shared = [row for row in rows if looked.inputs[row] in before]
             if shared:
-                differ = sum(before[looked.inputs[row]] != {looked.answers[row]} for row in shared)
+                differ = 0 if unlabelled else sum(before[looked.inputs[row]] != {looked.answers[row]} for row in shared)
                 overlaps.append(Overlap(other.name, name, len(shared), differ))
         known.append(answers)
         pairs = None if looked.pairs is None else [looked.pairs[row] for row in rows]
@@ -151,6 +159,7 @@ def survey(
                 np.asarray(lengths),
                 looked.balance,
                 np.asarray(looked.numbers),
+                unlabelled,
             )
         )
     return Survey(tuple(made), tuple(overlaps), examples)
@@ -213,6 +222,7 @@ def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
         balance,
         numbers,
         bad,
+        labels is not None,
     )
 
 
