@@ -172,7 +172,7 @@ def _column(table: datasets.Dataset, column: str, role: str, place: str) -> list
             f"{place}: there is no column '{column}'{nearest(column, table.column_names) or '.'} The columns are: "
             f"{listed(table.column_names)}. Name one in task.columns.{role}"
         )
-    return list(table[column])
+    return list(table[column][:])
 
 
 def _fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, labels: Sequence[Label]) -> str:

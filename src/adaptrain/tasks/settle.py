@@ -53,7 +53,7 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
     if task.type == "classification" and not task.labels:
         column = task.columns.label
         assert column is not None
-        labels = infer_labels(list(table[column]), table.features[column], column, place)
+        labels = infer_labels(list(table[column][:]), table.features[column], column, place)
         task = dataclasses.replace(task, labels=labels)
         shown = ", ".join(f"{index} = {name}" for index, name in enumerate(labels[:10]))
         notes.append(f"label map inferred: {shown}{f' and {len(labels) - 10} more' if len(labels) > 10 else ''}")

@@ -242,7 +242,7 @@ def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Loo
     second = next((values[role] for role in ("text_pair", "question") if role in values), None)
     second = None if second is first else second
     return Looked(
-        list(zip(*(read or (_frozen(table[name]) for name in table.column_names)), strict=True)),
+        list(zip(*(read or (_frozen(table[name][:]) for name in table.column_names)), strict=True)),
         list(zip(*said, strict=True)) if said else [None] * rows,
         None if first is None else [_joined(value) for value in first],
         None if second is None else [str(value or "") for value in second],
@@ -324,8 +324,8 @@ def _labels(values: Mapping[str, list[Any]], named: Mapping[str, str], place: st
 
 def _values(table: datasets.Dataset, role: Role) -> list[Any]:
     if isinstance(role.column, str):
-        return list(table[role.column])
-    return [list(row) for row in zip(*(table[column] for column in role.column), strict=True)]
+        return list(table[role.column][:])
+    return [list(row) for row in zip(*(table[column][:] for column in role.column), strict=True)]
 
 
 def _frozen(values: Sequence[Any]) -> list[Any]:
