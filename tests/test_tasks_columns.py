@@ -150,6 +150,7 @@ def test_choices_in_several_columns() -> None:
 def test_kinds() -> None:
     kinds = [kind_of(datasets.Value(word)) for word in ("large_string", "uint8", "float32", "bool", "null")]
     assert kinds == ["text", "integer", "number", "true or false", "empty"]
+    assert kind_of(datasets.Dataset.from_list([{"x": {}}]).features["x"]) == "mapping of (none)"
     assert kind_of(datasets.Image()) == "image" and kind_of(datasets.Audio()) == "audio"
 
 
@@ -215,3 +216,9 @@ def test_a_task_is_settled_by_its_training_split(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").unlink()
     table.to_parquet(tmp_path / "train.parquet")
     assert settle_task(open_task, DataConfig()).task.labels == ("no", "yes")
+
+
+def test_texts_and_numbers_in_one_column_are_the_text_with_bad_rows(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": 0}, {"text": 5, "label": 1}])
+    found = settle_task(dataclasses.replace(OPEN, path=str(tmp_path)), DataConfig())
+    assert found.roles[0].kind == "mixed" and found.task.columns.text == "text"

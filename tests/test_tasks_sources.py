@@ -186,6 +186,7 @@ def test_two_files_for_one_split_are_not_chosen_between(tmp_path: Path) -> None:
         ("train.csv", "", "is empty"),
         ("train.csv", "a,b\n", "has no rows"),
         ("train.csv", "a,b\n1,2\n1,2,3\n", "cannot be read as csv: .*line 3"),
+        ("train.csv", "a,b\n1,2,3\n4,5,6\n", r"rows have more values than the first line has names \(a, b\)"),
         ("train.parquet", "nothing of the kind", "cannot be read as parquet"),
     ],
 )
@@ -426,3 +427,10 @@ def test_a_carving_is_written_as_any_key() -> None:
     assert config.task.splits.carve == CarveConfig(to="held_out", rows=500)
     with pytest.raises(ConfigError, match="task.splits.carve.fraction .*is 2.0; it must lie between 0 and 1"):
         compose([*chosen, "task.splits.carve={to: held_out, fraction: 2}"])
+
+
+def test_a_column_that_begins_with_numbers_is_text_all_the_same(tmp_path: Path) -> None:
+    lines = [f"{number},{number % 2}\n" for number in range(10500)]  # more than are read in one piece elsewhere
+    (tmp_path / "train.csv").write_text("".join(["sentence,label\n", *lines, "a day,1\n"]))
+    rows = FolderSource(tmp_path).read("train")
+    assert (rows["sentence"][0], rows["sentence"][10500], rows["label"][10499]) == ("0", "a day", 1)

@@ -51,9 +51,9 @@ PAIRS = (
 """Names of two texts that are read together, in their order."""
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "text": ("text",),
-    "text_pair": ("text",),
-    "label": ("class", "integer", "number", "text", "true or false"),
+    "text": ("text", "mixed"),
+    "text_pair": ("text", "mixed"),
+    "label": ("class", "integer", "number", "text", "true or false", "mixed"),
     "choices": ("list of text",),
     "question": ("text",),
     "context": ("text",),
@@ -196,7 +196,8 @@ def kind_of(feature: Any) -> str:
         return f"list of {kind_of(feature.feature)}"
     if isinstance(feature, Mapping):
         return "answers" if {"text", "answer_start"} <= set(feature) else f"mapping of {listed(feature)}"
-    return type(feature).__name__.lower()
+    kind = type(feature).__name__.lower()
+    return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
 
 
 def is_place(name: str) -> bool:
@@ -228,7 +229,9 @@ def _infer_texts(
     """The text, and the text that it is read with, where they bear names of a pair."""
     taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
     texts = [
-        name for name in features if name not in taken and kind_of(features[name]) == "text" and not is_place(name)
+        name
+        for name in features
+        if name not in taken and kind_of(features[name]) in KINDS["text"] and not is_place(name)
     ]
     pairs = _pairs(features, texts) if task.type != "masked_lm" and "text_pair" not in columns else []
     named = [name for name in NAMES["text"] if name in texts]
@@ -248,7 +251,7 @@ def _infer_texts(
 
 
 def _pairs(features: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    return [pair for pair in PAIRS if all(name in names and kind_of(features[name]) == "text" for name in pair)]
+    return [pair for pair in PAIRS if all(name in names and kind_of(features[name]) in KINDS["text"] for name in pair)]
 
 
 def _several(near: Sequence[str], role: str, place: str) -> str:

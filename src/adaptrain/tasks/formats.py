@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import datasets
 import datasets.config
+import pandas
 import pyarrow
 from datasets.table import InMemoryTable
 from huggingface_hub.utils import logging as hub_logging
@@ -163,6 +164,15 @@ def _read_lines(file: str, **_: Any) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": lines if lines[-1] else lines[:-1]})
 
 
+def _read_table(file: str, sep: str = ",", quoting: Any = csv.QUOTE_MINIMAL, **_: Any) -> datasets.Dataset:
+    """Values between separators, read in one piece: a column is numbers only where all of it is, and not because its
+    first rows are. "NA" and "null" are words."""
+    frame = pandas.read_csv(file, sep=sep, quoting=quoting, keep_default_na=False, low_memory=False)
+    if not isinstance(frame.index, pandas.RangeIndex):  # else pandas would move every column by one
+        raise ValueError(f"the rows have more values than the first line has names ({listed(frame.columns)})")
+    return datasets.Dataset.from_pandas(frame, preserve_index=False)
+
+
 def _read_arrow(file: str, keep_in_memory: bool, **_: Any) -> datasets.Dataset:
     """Both of Arrow's layouts: the stream that `datasets` writes, and the file (feather, version 2)."""
     with Path(file).open("rb") as stream:
@@ -175,10 +185,9 @@ def _read_arrow(file: str, keep_in_memory: bool, **_: Any) -> datasets.Dataset:
 _READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "jsonl": (datasets.Dataset.from_json, {}),
     "json": (datasets.Dataset.from_json, {}),
-    # "NA" and "null" are words; pandas would make them missing values
-    "csv": (datasets.Dataset.from_csv, {"keep_default_na": False}),
+    "csv": (_read_table, {}),
     # tab-separated values know no quotes (IANA's definition, and GLUE's files have stray ones)
-    "tsv": (datasets.Dataset.from_csv, {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
+    "tsv": (_read_table, {"sep": "\t", "quoting": csv.QUOTE_NONE}),
     "parquet": (datasets.Dataset.from_parquet, {}),
     "arrow": (_read_arrow, {}),
     "txt": (_read_lines, {}),
