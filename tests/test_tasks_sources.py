@@ -186,7 +186,7 @@ def test_two_files_for_one_split_are_not_chosen_between(tmp_path: Path) -> None:
         ("train.csv", "", "is empty"),
         ("train.csv", "a,b\n", "has no rows"),
         ("train.csv", "a,b\n1,2\n1,2,3\n", "cannot be read as csv: .*line 3"),
-        ("train.csv", "a,b\n1,2,3\n4,5,6\n", r"rows have more values than the first line has names \(a, b\)"),
+        ("train.csv", "a,b\n1,2,3\n4,5,6\n", r"rows have more values than the first line has names"),
         ("train.parquet", "nothing of the kind", "cannot be read as parquet"),
     ],
 )

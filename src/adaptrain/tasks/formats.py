@@ -16,6 +16,7 @@ import lzma
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,9 +168,13 @@ def _read_lines(file: str, **_: Any) -> datasets.Dataset:
 def _read_table(file: str, sep: str = ",", quoting: Any = csv.QUOTE_MINIMAL, **_: Any) -> datasets.Dataset:
     """Values between separators, read in one piece: a column is numbers only where all of it is, and not because its
     first rows are. "NA" and "null" are words."""
-    frame = pandas.read_csv(file, sep=sep, quoting=quoting, keep_default_na=False, low_memory=False)
-    if not isinstance(frame.index, pandas.RangeIndex):  # else pandas would move every column by one
-        raise ValueError(f"the rows have more values than the first line has names ({listed(frame.columns)})")
+    with warnings.catch_warnings():  # values without a name would be dropped, or every column moved by one
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        options: Any = {"sep": sep, "quoting": quoting, "index_col": False}
+        try:
+            frame = pandas.read_csv(file, keep_default_na=False, low_memory=False, **options)
+        except pandas.errors.ParserWarning:
+            raise ValueError("the rows have more values than the first line has names") from None
     return datasets.Dataset.from_pandas(frame, preserve_index=False)
 
 
