@@ -12,6 +12,7 @@ import pytest
 from adaptrain.cli.candidates import candidates
 from adaptrain.cli.completion import SCRIPTS
 from adaptrain.cli.main import main
+from adaptrain.cli.verbs import VERBS
 from adaptrain.config.schema import TrainerConfig
 
 
@@ -63,7 +64,7 @@ TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
         ("adaptrain average out", []),
         ("adaptrain completion z", ["zsh"]),
         ("adaptrain nonsense x", []),
-        ("", ["train", "eval", "table", "eject-prefix", "average", "ls", "show", "completion", "--help", "--version"]),
+        ("", [*(verb.name for verb in VERBS.values() if not verb.hidden), "--help", "--version"]),
     ],
 )
 def test_candidates(line, expected):

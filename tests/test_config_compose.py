@@ -327,9 +327,9 @@ def test_a_wrong_choice_is_not_followed_by_mistakes_that_are_none():
 
 
 def test_a_task_that_lacks_keys(tmp_path):
-    (tmp_path / "task.yaml").write_text("name: mine\ntype: classification\npath: ./data\nlabels: [a, b]\n")
+    (tmp_path / "task.yaml").write_text("name: mine\npath: ./data\nlabels: [a, b]\n")
     found = problems("task=task.yaml")
-    assert [problem.split(":")[0] for problem in found] == ["task.columns (task.yaml", "task.metric (task.yaml"]
+    assert [problem.split(":")[0] for problem in found] == ["task.type (task.yaml", "task.metric (task.yaml"]
     assert all("is missing; set it" in problem for problem in found)
 
 

@@ -23,10 +23,10 @@ def load(tmp_path: Path, rows: list[dict[str, Any]], task=MOOD):
 
 
 def test_rows_in_their_roles(tmp_path: Path) -> None:
-    given = [("x", "good"), (" ", 0), ("", 1)]
+    given = [("x", "good"), (" y ", 0), ("z", 1)]
     rows = load(tmp_path, [{"sentence": text, "label": label} for text, label in given])
-    assert (rows.texts, rows.pairs, rows.labels) == (["x", " ", ""], None, [1, 0, 1])
-    assert (rows.empty, rows.found, len(rows)) == (2, 3, 3)
+    assert (rows.texts, rows.pairs, rows.labels) == (["x", " y ", "z"], None, [1, 0, 1])
+    assert (rows.empty, rows.found, len(rows), rows.bad) == (0, 3, 3, {})
     pairs = load(tmp_path, [{"one": "x", "two": "y", "score": 2}], NUMBER)
     assert (pairs.texts, pairs.pairs, pairs.labels) == (["x"], ["y"], [2.0])
 
@@ -110,3 +110,51 @@ def test_a_label_map_of_the_data_in_another_order_is_followed_by_name(tmp_path: 
         table = datasets.Dataset.from_dict({"sentence": ["x", "y"], "label": [0, 1]}, datasets.Features(features))
         table.to_parquet(tmp_path / "train.parquet")
         assert load_rows(MOOD, "train", FolderSource(tmp_path)).labels == expected
+
+
+# ---- bad rows
+
+
+MIXED = [
+    {"sentence": "x", "label": 1},
+    {"sentence": " ", "label": 0},
+    {"sentence": None, "label": 0},
+    {"sentence": "y", "label": 7},
+    {"sentence": "z", "label": None},
+    {"sentence": "", "label": 9},
+    {"sentence": "w", "label": 0},
+]
+
+
+def test_bad_rows_are_refused_with_their_count(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, MIXED)
+    told = str(caught.value)
+    assert "split 'train', row 2: the text in column 'sentence' is empty" in told
+    assert "5 of 7 rows are bad: 2 empty text, 1 missing text, 1 label outside the map, 1 missing label" in told
+    assert "data.bad_rows=skip" in told
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "mood/train.jsonl", MIXED)
+    rows = load_training_rows(MOOD, DataConfig(mirror=str(tmp_path), bad_rows="skip"), 1)
+    assert (rows.texts, rows.labels, rows.found, rows.skipped) == (["x", "w"], [1, 0], 7, 2)
+    assert rows.bad == {"empty text": 2, "missing text": 1, "label outside the map": 1, "missing label": 1}
+    write_jsonl(tmp_path / "mood/dev.jsonl", MIXED[1:3])
+    with pytest.raises(DataError, match="all 2 rows are bad: 1 empty text, 1 missing text"):
+        load_evaluation_rows(MOOD, DataConfig(mirror=str(tmp_path), bad_rows="skip"), "dev")
+
+
+def test_a_row_is_named_by_its_id(tmp_path: Path) -> None:
+    task = dataclasses.replace(MOOD, columns=dataclasses.replace(MOOD.columns, id="key"))
+    rows = [{"key": "a7", "sentence": "x", "label": 1}, {"key": "a8", "sentence": "y", "label": 3}]
+    with pytest.raises(DataError, match=r"row 2 \(a8\): the label 3 in column 'label'"):
+        load(tmp_path, rows, task)
+    rows[1] |= {"sentence": ""}
+    with pytest.raises(DataError, match=r"row 2 \(a8\): the text in column 'sentence' is empty"):
+        load(tmp_path, rows, task)
+
+
+def test_one_blank_text_of_a_pair_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 1: the text_pair in column 'two' is empty"):
+        load(tmp_path, [{"one": "x", "two": "\t", "score": 2}], NUMBER)

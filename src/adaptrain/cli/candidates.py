@@ -19,6 +19,7 @@ _LITERALS = {
     "trainer.group_by_length": ("true", "false"),
     "composition": ("stack(", "fuse(", "split(", "batchsplit(", "parallel(", "multitask(", "average("),
     "fusion": ("dynamic", "static"),
+    "data.bad_rows": ("error", "skip"),
     "model.attention": ("auto", "sdpa", "eager"),
     "model.quantize": ("bnb_4bit", "bnb_8bit", "ao_int8"),
 }
@@ -63,7 +64,7 @@ def candidates(line: str) -> list[str]:
 
         keys = [f"{key}=" for key in KEYS if "NAME" not in key]
         return _keys_or_values(word, [*keys, "adapters."], before)
-    if verb in ("train", "show"):
+    if verb in ("train", "show", "data"):
         flags = ["-m"] if verb == "train" else []
         return _keys_or_values(word, [*flags, *(f"{group}=" for group in GROUPS)], before, dotted=True)
     return []

@@ -131,6 +131,23 @@ The base model is not loaded. Runs of one task can be evaluated at once: adaptra
             ),
         ),
         Verb(
+            "data",
+            "PATH|task=NAME [key=value …]",
+            "what is in data: columns, labels, lengths, bad rows, repetitions, leaks",
+            """\
+  adaptrain data reviews.csv                                  one file, or a folder of <split>.csv
+  adaptrain data reviews.csv task.columns.text=body model=minilm
+  adaptrain data task=cola data.mirror=./mirror model=minilm data.max_length=64
+  adaptrain data task=cola task.splits.validation=held_out task.splits.test=validation \\
+      'task.splits.carve={to: held_out, rows: 500}'
+
+Overrides:
+  model=NAME                    lengths in its tokens, and what data.max_length cuts
+  data.bad_rows=skip            bad rows are no error; else the exit code is 3 where there are some
+  task.columns.text=NAME        and any other key of task and data""",
+            "data",
+        ),
+        Verb(
             "ls",
             "[recipes|adapters|models|tasks|trainers|architectures]",
             "what there is to choose from",

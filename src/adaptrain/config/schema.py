@@ -12,6 +12,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from adaptrain.config.task import CarveConfig, ColumnsConfig, DataConfig, SplitsConfig, TaskConfig
+
+__all__ = [
+    "PRECISIONS",
+    "CarveConfig",
+    "ColumnsConfig",
+    "DataConfig",
+    "HeadConfig",
+    "MemberConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SplitsConfig",
+    "TaskConfig",
+    "TrainerConfig",
+]
+
 PRECISIONS = ("auto", "fp32", "bf16")
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -49,89 +65,6 @@ class ModelConfig:
             yield "package", f"is {self.package!r}; write it as module:folder"
         if self.allow_remote_code not in (None, self.name):
             yield "allow_remote_code", f"is {self.allow_remote_code!r}; it must repeat the model's name to allow it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnsConfig:
-    """Which column plays which role."""
-
-    text: str
-    text_pair: str | None = None
-    label: str = "label"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitsConfig:
-    """Names of the splits; `validation` chooses the best epoch and is what the score is reported on unless `test` is
-    named, which then is only scored."""
-
-    train: str = "train"
-    validation: str = "validation"
-    test: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """A task: rows, roles, labels, metric.
-
-    Attributes:
-        name: of the task, and of its folder in a local mirror.
-        type: shape of the task.
-        path: hub id, local folder, a file with `{split}` in its name, or `package:module:folder`.
-        subset: configuration of a hub data set.
-        labels: the label map in order; a row's label is its index or its name. Empty for what has no classes.
-        metric: the one that chooses the best checkpoint and stands in the table.
-        extra_metrics: also computed and saved.
-    """
-
-    name: str
-    type: Literal["classification", "regression", "masked_lm"]
-    path: str
-    subset: str | None = None
-    revision: str | None = None
-    columns: ColumnsConfig
-    labels: tuple[str, ...] = ()
-    splits: SplitsConfig = field(default_factory=SplitsConfig)
-    metric: str
-    extra_metrics: tuple[str, ...] = ()
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.type == "classification" and len(self.labels) < 2:
-            yield "labels", "needs at least two names for a classification"
-        if self.type == "regression" and self.labels:
-            yield "labels", "must be empty for a regression"
-        if self.type == "masked_lm":
-            if self.labels:
-                yield "labels", "must be empty for masked words, which are the labels themselves"
-            if self.columns.text_pair is not None:
-                yield "columns.text_pair", f"is '{self.columns.text_pair}'; words are masked in one text a row"
-            if self.columns.label != ColumnsConfig.label:
-                yield "columns.label", f"is '{self.columns.label}'; masked words are the labels themselves"
-        if len(set(self.labels)) < len(self.labels):
-            yield "labels", "names a label twice"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where rows come from and how many are used.
-
-    Attributes:
-        mirror: folder of `<task>/<split>.jsonl` that stands in for the hub.
-        max_train: use only the first n training rows (after the seeded shuffle).
-        max_eval: use only the first n evaluation rows.
-        max_length: longest input in tokens; longer ones are truncated and counted.
-    """
-
-    mirror: str | None = None
-    max_train: int | None = None
-    max_eval: int | None = None
-    max_length: int = 128
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        for key in ("max_train", "max_eval", "max_length"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                yield key, f"is {value}; it must be at least 1"
 
 
 @dataclass(frozen=True, kw_only=True)

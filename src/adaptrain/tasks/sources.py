@@ -1,35 +1,32 @@
-"""Where the rows of a task come from: a local mirror, a folder in a package, local files, or the hub.
-
-The `datasets` library reads every format. What it would report badly (a missing file, a broken line) is looked at
-before, so that the message names the place and the cure.
-"""
+"""Where the rows of a task come from: a local mirror, a folder in a package, local files, or the hub."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-from huggingface_hub.utils import logging as hub_logging
+import numpy as np
 
-from adaptrain.config.schema import DataConfig, TaskConfig
+from adaptrain.config.schema import CarveConfig, DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
+from adaptrain.tasks.formats import quiet, read_file, split_name
 from adaptrain.tasks.packages import package_folder
 
-SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
-
-ALIASES = {"validation": "dev", "dev": "validation"}
-"""The two names that the field has for the split that chooses."""
+SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "dev", "valid", "val", "development"),
+    "test": ("test", "testing"),
+}
+"""What the field calls the three splits. Any of a line's words finds the file of another."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_ABOUT_DATA = ("dataset_info.json", "dataset_infos.json")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 
 class Source(Protocol):
@@ -42,6 +39,10 @@ class Source(Protocol):
     @property
     def place(self) -> str: ...
 
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that are there, as far as the names of files tell; the usual three come first."""
+        ...
+
     def read(self, split: str) -> datasets.Dataset:
         """All rows of one split, under the columns' own names.
 
@@ -52,11 +53,17 @@ class Source(Protocol):
 
 
 def locate(task: TaskConfig, data: DataConfig) -> Source:
-    """The first place that has the task: the mirror, a package, local files, the hub.
+    """The first place that has the task: the mirror, a package, local files, the hub. With `task.splits.carve` it has
+    that split too.
 
     Raises:
         DataError: a folder or package that was named is not there.
     """
+    found = _locate(task, data)
+    return found if task.splits.carve is None else CarvedSource(found, task.splits.carve)
+
+
+def _locate(task: TaskConfig, data: DataConfig) -> Source:
     if data.mirror is not None:
         mirror = Path(data.mirror).expanduser()
         if not mirror.is_dir():
@@ -64,7 +71,7 @@ def locate(task: TaskConfig, data: DataConfig) -> Source:
                 f"data.mirror={data.mirror}: there is no such folder ({mirror.absolute()}); correct the path"
             )
         if (mirror / task.name).is_dir():
-            return FolderSource(mirror / task.name)
+            return _folder(mirror / task.name)
         if _is_hub_id(task.path):  # a task that lives on this machine needs no mirror
             raise DataError(
                 f"data.mirror={data.mirror} has no folder '{task.name}'{nearest(task.name, _names(mirror)) or '.'} "
@@ -83,15 +90,17 @@ def locate(task: TaskConfig, data: DataConfig) -> Source:
         return PatternSource(task.path)
     path = Path(task.path).expanduser()
     if path.is_dir():
-        return FolderSource(path)
+        return _folder(path)
     if path.is_file():
-        raise DataError(
-            f"task.path={task.path} is one file, but a task has several splits; "
-            "name a folder of <split>.jsonl, or write {split} where the split's name stands in the file name"
-        )
+        return FileSource(path, task.splits.train)
     if not _is_hub_id(task.path):
         raise DataError(f"task.path={task.path}: there is no such folder ({path.absolute()}); correct the path")
     return HubSource(task.path, task.subset, task.revision, task.name)
+
+
+def _folder(folder: Path) -> Source:
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return SavedSource(folder) if saved else FolderSource(folder)
 
 
 def _is_hub_id(path: str) -> bool:
@@ -99,7 +108,7 @@ def _is_hub_id(path: str) -> bool:
     return (
         _HUB_ID.fullmatch(path) is not None
         and not path.startswith(".")
-        and Path(path).suffix.removeprefix(".") not in SUFFIXES
+        and split_name(Path(path).name) is None
         and not Path(path).exists()
     )
 
@@ -111,9 +120,19 @@ def absolute_path(path: str) -> str | None:
     return str(Path(path).expanduser().absolute())
 
 
+def usual(split: str) -> str:
+    """The split that a name means: `dev` is `validation`; another name means itself."""
+    return next((name for name, words in SPELLINGS.items() if split.lower() in words), split)
+
+
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of `<split>.<jsonl|json|csv|tsv|parquet|txt>`."""
+    """A folder of data files, each of which names its split.
+
+    For the split `train`: `train.<ending>`, then another spelling of it (`training`), then a file with one of them as a
+    word of its name (`reviews_train.csv`); in the folder itself or in its `data`. A split in several files is numbered
+    as on the hub, `train-00000-of-00002.parquet`.
+    """
 
     folder: Path
 
@@ -121,21 +140,78 @@ class FolderSource:
     def place(self) -> str:
         return str(self.folder)
 
+    def splits(self) -> tuple[str, ...]:
+        stems = dict.fromkeys(_stem(file) for file in self._files())
+        found = {stem: usual(stem) for stem in stems if usual(stem) in SPELLINGS}
+        for stem in stems:
+            words = [name for name in SPELLINGS if _has_word(stem, SPELLINGS[name])]
+            alone = len(words) == 1 and sum(_has_word(other, SPELLINGS[words[0]]) for other in stems) == 1
+            found.setdefault(stem, words[0] if alone else stem)
+        return _ordered(found.values())
+
     def read(self, split: str) -> datasets.Dataset:
-        for name in _spellings(split):
-            files = [file for suffix in SUFFIXES if (file := self.folder / f"{name}.{suffix}").is_file()]
-            if len(files) > 1:
-                raise DataError(
-                    f"{self.folder} has several files for the split '{name}': {listed(file.name for file in files)}; "
-                    "leave one of them, or name it by task.path=" + str(self.folder / f"{{split}}{files[0].suffix}")
-                )
-            if files:
-                return read_file(files[0])
-        near = nearest(split, [Path(name).stem for name in _names(self.folder)])
+        files = self._files()
+        words = _spellings(split)
+        for near in (
+            [file for file in files if _stem(file) == split],
+            [file for file in files if _stem(file).lower() in words],
+            [file for file in files if _has_word(_stem(file), words)],
+        ):
+            if near:
+                return _read_all(self._one(near, split))
+        names = _names(self.folder)
         raise DataError(
-            f"{self.folder} has no split '{split}'{near or '.'} "
-            f"It holds: {listed(_names(self.folder))}. Name one in task.splits, or add {split}.jsonl"
+            f"{self.folder} has no split '{split}'{nearest(split, [Path(name).stem for name in names]) or '.'} "
+            f"It holds: {listed(names)}. Name one in task.splits, add {split}.jsonl, or carve it from another: "
+            f"task.splits.carve={{to: {split}, fraction: 0.1}}"
         )
+
+    def _files(self) -> list[Path]:
+        files = [file for folder in (self.folder, self.folder / "data") for file in sorted(folder.glob("*"))]
+        return [file for file in files if split_name(file.name) and file.name not in _ABOUT_DATA and file.is_file()]
+
+    def _one(self, files: Sequence[Path], split: str) -> Sequence[Path]:
+        """The file of a split, or all that it is divided into."""
+        parts = [_SHARD.fullmatch((split_name(file.name) or ("",))[0]) for file in files]
+        if len(files) == 1 and parts[0] is None:
+            return files
+        if all(parts) and len({(part[1], part[3]) for part in parts if part}) == 1:
+            due = int(parts[0][3]) if parts[0] else 0
+            if len(files) == due:
+                return files
+            raise DataError(
+                f"{self.folder}: of the split '{split}' there are {len(files)} files of {due}; add the rest"
+            )
+        ending = files[0].name.removeprefix(_stem(files[0]))
+        raise DataError(
+            f"{self.folder} has several files for the split '{split}': {listed(file.name for file in files)}; "
+            f"leave one of them, or give the pattern of their names: task.path={self.folder}/{{split}}{ending}"
+        )
+
+
+@dataclass(frozen=True)
+class SavedSource:
+    """A folder that `save_to_disk` of the `datasets` library wrote; its rows are mapped, not read."""
+
+    folder: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.folder)
+
+    def splits(self) -> tuple[str, ...]:
+        return _ordered(self._load())
+
+    def read(self, split: str) -> datasets.Dataset:
+        return _pick(self._load(), split, f"The data set '{self.folder}'")
+
+    def _load(self) -> dict[str, datasets.Dataset]:
+        try:
+            with quiet():
+                found: Any = datasets.load_from_disk(str(self.folder))
+        except Exception as error:  # pyarrow, JSON and datasets have each their own
+            raise DataError(f"{self.folder} cannot be read as a saved data set: {error}") from error
+        return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
 
 
 @dataclass(frozen=True)
@@ -148,14 +224,46 @@ class PatternSource:
     def place(self) -> str:
         return self.pattern
 
+    def splits(self) -> tuple[str, ...]:
+        before, _, after = self.pattern.partition("{split}")
+        start = Path(before if before.endswith("/") or not before else str(Path(before).parent)).expanduser()
+        shape = re.compile(re.escape(str(Path(before + "\0").expanduser())[:-1]) + "(.+)" + re.escape(after))
+        files = start.glob("**/*" if "/" in after else "*") if start.is_dir() else ()
+        found = [match[1] for file in sorted(files) if file.is_file() and (match := shape.fullmatch(str(file)))]
+        return _ordered(found)
+
     def read(self, split: str) -> datasets.Dataset:
-        for name in _spellings(split):
+        for name in (split, *_spellings(split)):
             file = Path(self.pattern.replace("{split}", name)).expanduser()
             if file.is_file():
                 return read_file(file)
         file = Path(self.pattern.replace("{split}", split)).expanduser()
         beside = f"{file.parent} holds: {listed(_names(file.parent))}" if file.parent.is_dir() else f"no {file.parent}"
         raise DataError(f"task.path={self.pattern}: there is no file {file} ({beside})")
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """One file, which is one split."""
+
+    file: Path
+    split: str = "train"
+
+    @property
+    def place(self) -> str:
+        return str(self.file)
+
+    def splits(self) -> tuple[str, ...]:
+        return (self.split,)
+
+    def read(self, split: str) -> datasets.Dataset:
+        if usual(split) == usual(self.split):
+            return read_file(self.file)
+        raise DataError(
+            f"task.path={self.file} is one file, which is the split '{self.split}', and '{split}' is asked for. Carve "
+            f"it from that: task.splits.carve={{to: {split}, fraction: 0.1}}; or write {{split}} where that stands in "
+            "the names of several files, or name a folder of <split>.jsonl"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,9 +279,15 @@ class HubSource:
     def place(self) -> str:
         return "/".join(part for part in (self.path, self.subset) if part)
 
+    def splits(self) -> tuple[str, ...]:
+        return _ordered(self._load())
+
     def read(self, split: str) -> datasets.Dataset:
+        return _pick(self._load(), split, f"The data set '{self.place}'")
+
+    def _load(self) -> dict[str, datasets.Dataset]:
         try:
-            splits = _from_hub(self.path, self.subset, self.revision)
+            return _from_hub(self.path, self.subset, self.revision)
         except Exception as error:  # whatever the network, the hub or a builder raises: all mean "cannot be had"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DataError(
@@ -181,15 +295,6 @@ class HubSource:
                 f"Without the hub: data.mirror=FOLDER (a folder of {self.task}/<split>.jsonl), "
                 "or task.path=FOLDER (a folder of <split>.jsonl)"
             ) from error
-        for name in _spellings(split):
-            if name in splits:
-                if not len(splits[name]):
-                    raise DataError(f"The split '{name}' of the data set '{self.place}' is empty")
-                return splits[name]
-        raise DataError(
-            f"The data set '{self.place}' has no split '{split}'{nearest(split, splits) or '.'} "
-            f"Its splits are: {listed(splits)}; name one in task.splits"
-        )
 
 
 @lru_cache(maxsize=4)
@@ -199,102 +304,90 @@ def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, 
         return {str(name): rows for name, rows in found.items()}
 
 
-def read_file(file: Path) -> datasets.Dataset:
-    """The rows of one data file.
+@dataclass(frozen=True)
+class CarvedSource:
+    """Another source, one of whose splits has given rows to a new one.
 
-    Raises:
-        DataError: empty, or not what its suffix says; a broken line is named by number.
+    Of n rows, k = `rows` or round(`fraction` · n), at least 1, are drawn without replacement by the seed, and stay in
+    their order on both sides.
     """
-    reader, options = _READERS[file.suffix.removeprefix(".")]
-    if file.suffix in (".jsonl", ".json"):
-        check_json(file)
-    elif not file.stat().st_size:
-        raise DataError(f"{file} is empty")
+
+    inner: Source
+    carve: CarveConfig
+
+    @property
+    def place(self) -> str:
+        return self.inner.place
+
+    def splits(self) -> tuple[str, ...]:
+        return _ordered([*self.inner.splits(), self.carve.to])
+
+    def read(self, split: str) -> datasets.Dataset:
+        taken, given = usual(split) == usual(self.carve.to), usual(split) == usual(self.carve.of)
+        if not taken and not given:
+            return self.inner.read(split)
+        if any(usual(name) == usual(self.carve.to) for name in self.inner.splits()):
+            raise DataError(
+                f"task.splits.carve makes the split '{self.carve.to}', which {self.place} has already; choose another "
+                "name, and put that name into task.splits, or leave carve out"
+            )
+        rows = self.inner.read(self.carve.of)
+        count = self.carve.rows or max(1, round((self.carve.fraction or 0.0) * len(rows)))
+        if count >= len(rows):
+            raise DataError(
+                f"{self.place}: task.splits.carve takes {count} rows of the split '{self.carve.of}', which has "
+                f"{len(rows)}; take fewer"
+            )
+        drawn = np.random.default_rng(self.carve.seed).permutation(len(rows))
+        return rows.select(np.sort(drawn[:count] if taken else drawn[count:]))
+
+
+def _read_all(files: Sequence[Path]) -> datasets.Dataset:
+    parts = [read_file(file) for file in files]
     try:
-        # Read into memory through a cache that is thrown away: the file alone decides what is read, not an earlier
-        # copy of it, and nothing is left behind in the user's home.
-        with quiet(), tempfile.TemporaryDirectory(prefix="adaptrain-") as cache:
-            rows = reader(str(file), cache_dir=cache, keep_in_memory=True, **options)
-    except Exception as error:  # pandas, pyarrow and datasets have each their own
-        if "corresponds to no data" in str(error):
-            raise DataError(f"{file} has no rows") from None
-        cause = error.__cause__ or error
-        raise DataError(f"{file} cannot be read as {file.suffix[1:]}: {str(cause).strip().splitlines()[0]}") from error
-    if not len(rows):
-        raise DataError(f"{file} has no rows")
-    return rows
+        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    except ValueError as error:
+        raise DataError(f"{files[0]} and the files after it do not fit together: {error}") from None
 
 
-def _read_lines(file: str, **_: Any) -> datasets.Dataset:
-    """A text a line, in the column `text`; what Unicode alone calls the end of a line is none."""
-    lines = Path(file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    return datasets.Dataset.from_dict({"text": lines if lines[-1] else lines[:-1]})
-
-
-_READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "jsonl": (datasets.Dataset.from_json, {}),
-    "json": (datasets.Dataset.from_json, {}),
-    # "NA" and "null" are words; pandas would make them missing values
-    "csv": (datasets.Dataset.from_csv, {"keep_default_na": False}),
-    # tab-separated values know no quotes (IANA's definition, and GLUE's files have stray ones)
-    "tsv": (datasets.Dataset.from_csv, {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
-    "parquet": (datasets.Dataset.from_parquet, {}),
-    "txt": (_read_lines, {}),
-}
-
-
-def check_json(file: Path) -> None:
-    """Refuse what is not one JSON object a line, or one list of objects.
-
-    Raises:
-        DataError: names the file and the line.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    if not text.strip():
-        raise DataError(f"{file} is empty")
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno})") from error
-        places: Iterator[str] = (f"{file}, item {number}" for number in range(1, len(rows) + 1))
-    else:
-        rows, numbers = [], []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{file}:{number}: broken JSON ({error.msg}, column {error.colno}); one object a line is due"
-                ) from error
-            numbers.append(number)
-        places = (f"{file}:{number}" for number in numbers)
-    for row, place in zip(rows, places, strict=True):
-        if not isinstance(row, dict):
-            raise DataError(f'{place}: an object such as {{"text": …}} is due, not {json.dumps(row)[:40]}')
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, and no lists of attempts to reach the hub: they would fall into our own display."""
-    shown, level = not datasets.are_progress_bars_disabled(), hub_logging.get_verbosity()
-    datasets.disable_progress_bars()
-    hub_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(level)
-        if shown:
-            datasets.enable_progress_bars()
+def _pick(splits: dict[str, datasets.Dataset], split: str, what: str) -> datasets.Dataset:
+    for name in (split, *_spellings(split)):
+        if name in splits:
+            if not len(splits[name]):
+                raise DataError(f"The split '{name}' of {what[0].lower()}{what[1:]} is empty")
+            return splits[name]
+    raise DataError(
+        f"{what} has no split '{split}'{nearest(split, splits) or '.'} "
+        f"Its splits are: {listed(splits)}; name one in task.splits"
+    )
 
 
 def _spellings(split: str) -> tuple[str, ...]:
-    return (split, ALIASES[split]) if split in ALIASES else (split,)
+    return SPELLINGS.get(usual(split), (split,))
+
+
+def _stem(file: Path) -> str:
+    """A data file's name without endings and number."""
+    stem = (split_name(file.name) or (file.name,))[0]
+    shard = _SHARD.fullmatch(stem)
+    return stem if shard is None else shard[1]
+
+
+def names_split(name: str) -> bool:
+    """Whether one of the usual three is a word of a split's name: of `validation_matched`, not of `labels`."""
+    return any(_has_word(name, words) for words in SPELLINGS.values())
+
+
+def _has_word(stem: str, words: Iterable[str]) -> bool:
+    return not {*re.split(r"[^a-z0-9]+", stem.lower())}.isdisjoint(words)
+
+
+def _ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Without repetition, training first."""
+    order = list(SPELLINGS)
+    return tuple(
+        sorted(dict.fromkeys(names), key=lambda name: order.index(usual(name)) if usual(name) in order else len(order))
+    )
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,0 +1,289 @@
+"""`adaptrain data`: what a person should know of data before training on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptrain.cli.arguments import split
+from adaptrain.cli.screen import print_rows
+from adaptrain.errors import ConfigError, DataError, UsageError, listed, unknown
+
+if TYPE_CHECKING:
+    from adaptrain.config.schema import ColumnsConfig, RunConfig, TaskConfig
+    from adaptrain.tasks.settle import Settled
+    from adaptrain.tasks.sources import Source
+    from adaptrain.tasks.survey import Measure, SplitSurvey, Survey
+
+MOST = 20
+"""Labels that are shown."""
+
+_CHOICES = ("recipe=", "model=", "model.name=")
+_EXAMPLE = 60
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the report; the error at its end is the one that training would raise."""
+    from adaptrain.config.compose import compose
+
+    found = split(arguments)
+    if len(found.paths) > 1:
+        raise UsageError(f"adaptrain data takes one PATH, not {len(found.paths)}: {listed(found.paths)}")
+    named = [override for override in found.overrides if override.split("=")[0] in ("task", "recipe")]
+    if found.paths and named:
+        raise UsageError(f"PATH and {listed(named)} both say what to look at: leave one of them out")
+    if not found.paths and not named:
+        raise UsageError("adaptrain data needs a PATH or task=NAME; see adaptrain data --help")
+    typed = not found.paths or any(override.startswith("task.type=") for override in found.overrides)
+    tokens = any(override.startswith(_CHOICES) for override in found.overrides)
+    columns = [] if typed else [override for override in found.overrides if override.startswith("task.columns.")]
+    others = [override for override in found.overrides if override not in columns]
+    config = compose([*(["task=own"] if found.paths else []), *others]).config
+    if found.paths:
+        if config.data.mirror is not None:
+            raise UsageError("data.mirror is for task=NAME: a PATH is read as it is")
+        task = dataclasses.replace(config.task, path=found.paths[0], name=Path(found.paths[0]).name)
+        if columns:
+            task = dataclasses.replace(task, columns=_columns(columns))
+        config = dataclasses.replace(config, task=task)
+    return _report(config, typed, tokens)
+
+
+def _columns(overrides: Sequence[str]) -> ColumnsConfig:
+    """Roles of any type of task, since a PATH has none.
+
+    Raises:
+        ConfigError: a role that there is not, or a column in two roles.
+    """
+    from adaptrain.config.schema import ColumnsConfig
+
+    known = [each.name for each in dataclasses.fields(ColumnsConfig)]
+    given: dict[str, Any] = {}
+    problems = []
+    for override in overrides:
+        role, _, value = override.removeprefix("task.columns.").partition("=")
+        if role not in known:
+            problems.append(unknown("role", role, known, "The roles are"))
+        elif value.startswith("["):
+            given[role] = tuple(word.strip(" '\"") for word in value.strip("[]").split(","))
+        else:
+            given[role] = value.strip("'\"")
+    if not problems:
+        found = ColumnsConfig(**given)
+        problems = [f"task.columns.{role} (command line): {sentence}" for role, sentence in found.problems()]
+        if not problems:
+            return found
+    raise ConfigError(problems)
+
+
+def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
+    from adaptrain.tasks.sources import locate
+    from adaptrain.tasks.survey import Remembered, survey
+
+    source = Remembered(locate(config.task, config.data))
+    settled, roles, unused = _settled(config, source, typed)
+    task = config.task if settled is None else settled.task
+    uses = task.splits.roles() if typed else dict.fromkeys(_found(source), "")
+    missing = _missing(source, uses)
+    uses = {name: use for name, use in uses.items() if name not in missing}
+    measure, unit = _measure(config, tokens)
+    made = survey(source, uses, roles, measure, None if settled is None else settled.task)
+
+    kind = "no task" if settled is None else task.type
+    print_rows(*_splits(made, typed), title=f"{task.name}  ({kind}, {source.place})", right=range(1 + typed, 5 + typed))
+    rows = [
+        [role.name, ", ".join(role.columns), "declared" if role.declared else "inferred", role.kind, _short(example)]
+        for role, example in ((role, made.examples.get(role.name)) for role in roles)
+    ]
+    rows += [["-", column, "not used", "", ""] for column in unused]
+    print()
+    print_rows(["role", "column", "how", "type", "first row"], rows, title="columns", cut=True)
+    _print_labels(made, settled is not None)
+    _print_lengths(made, unit, config.data.max_length if tokens else None)
+    _print_bad(made)
+    if made.overlaps:
+        print()
+        shared = [[f"{o.first} / {o.second}", f"{o.rows:,}", f"{o.conflicting:,}"] for o in made.overlaps]
+        title = "rows of the second split whose input stands in the first"
+        print_rows(["splits", "rows", "other answer"], shared, title=title, right=(1, 2))
+    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens)
+    return _end(config, made, missing)
+
+
+def _settled(config: RunConfig, source: Source, typed: bool) -> tuple[Settled | None, Any, tuple[str, ...]]:
+    """The task, where there is one; the roles of its columns, and the columns without."""
+    from adaptrain.tasks.columns import free_roles
+    from adaptrain.tasks.settle import settle_task
+
+    task = config.task
+    if not typed:
+        first = _found(source)[0]
+        table = source.read(first)
+        roles, unused = free_roles(table.features, task.columns, f"{source.place}, split '{first}'")
+        kinds = {role.name: role.kind for role in roles if role.name != "id"}
+        if "text" not in kinds or not set(kinds) <= {"text", "text_pair", "label"}:
+            return None, roles, unused
+        if "label" not in kinds and "text_pair" in kinds:
+            return None, roles, unused
+        task = _as_task(task, kinds, first)
+    settled = settle_task(task, config.data, source)
+    return settled, settled.roles, settled.unused
+
+
+def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConfig:
+    """The task that rows of texts and labels are for."""
+    labelled = "regression" if kinds.get("label") == "number" else "classification"
+    kind = labelled if "label" in kinds else "masked_lm"
+    labels = task.labels if kind == "classification" else ()
+    return dataclasses.replace(task, type=kind, labels=labels, splits=dataclasses.replace(task.splits, train=train))
+
+
+def _found(source: Source) -> tuple[str, ...]:
+    """The splits of a PATH: what else lies in the folder is not looked at where there are some."""
+    from adaptrain.tasks.formats import SUFFIXES
+    from adaptrain.tasks.sources import names_split
+
+    names = source.splits()
+    if not names:
+        raise DataError(f"{source.place} holds no data file ({listed(SUFFIXES)}); name another PATH")
+    return tuple(name for name in names if names_split(name)) or names
+
+
+def _missing(source: Source, uses: Mapping[str, str]) -> dict[str, DataError]:
+    """Splits that a task names and that cannot be had."""
+    missing = {}
+    for name in uses:
+        try:
+            source.read(name)
+        except DataError as error:
+            missing[name] = error
+    if len(missing) == len(uses):
+        raise next(iter(missing.values()))
+    return missing
+
+
+def _others(source: Source, uses: Mapping[str, str]) -> list[str]:
+    """Splits that are there and that the task does not name."""
+    from adaptrain.tasks.sources import usual
+
+    used = {usual(name) for name in uses}
+    return [name for name in source.splits() if usual(name) not in used]
+
+
+def _measure(config: RunConfig, tokens: bool) -> tuple[Measure, str]:
+    from adaptrain.tasks.survey import token_measure, words
+
+    if not tokens:
+        return words, "words"
+    from adaptrain.training.base_model import find_base, load_tokenizer
+
+    return token_measure(load_tokenizer(find_base(config.model))), f"tokens of {config.model.name}"
+
+
+def _splits(made: Survey, typed: bool) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for each in made.splits:
+        counts = (each.rows, len(each.bad), each.duplicates, each.conflicting)
+        rows.append([each.name, *([each.use] if typed else []), *(f"{count:,}" for count in counts)])
+    return ["split", *(["use"] if typed else []), "rows", "bad", "repeated", "conflicting"], rows
+
+
+def _print_labels(made: Survey, mapped: bool) -> None:
+    """Those of a map in its order, others by how often they occur."""
+    counted = [each for each in made.splits if each.balance is not None]
+    if counted:
+        order = list(dict.fromkeys(label for each in counted for label in each.balance or ()))
+        totals = {label: sum((each.balance or {}).get(label, 0) for each in counted) for label in order}
+        if len(order) > MOST or not mapped:
+            order.sort(key=lambda label: -totals[label])
+        shown = order[:MOST]
+        heads = ["label", *(word for each in counted for word in (each.name, "%"))]
+        rows = [[_short(label), *(cell for each in counted for cell in _share(each, label))] for label in shown]
+        more = f"  (the {MOST} most frequent of {len(order)})" if len(order) > MOST else ""
+        print()
+        print_rows(heads, rows, title=f"labels{more}", right=range(1, len(heads)))
+    if measured := [each for each in made.splits if len(each.numbers)]:
+        heads = ["split", "mean", "deviation", "least", "greatest"]
+        rows = [
+            [each.name, *(f"{n:.3f}" for n in (x.mean(), x.std(), x.min(), x.max()))]
+            for each in measured
+            for x in (each.numbers,)
+        ]
+        print()
+        print_rows(heads, rows, title="labels", right=range(1, len(heads)))
+
+
+def _share(each: SplitSurvey, label: str) -> tuple[str, str]:
+    balance = each.balance or {}
+    total = sum(balance.values())
+    return f"{balance.get(label, 0):,}", f"{100 * balance.get(label, 0) / total:.1f}" if total else "-"
+
+
+def _print_lengths(made: Survey, unit: str, longest: int | None) -> None:
+    import numpy as np
+
+    heads = ["split", "least", "median", "90%", "95%", "99%", "longest"]
+    if longest is not None:
+        heads += [f"over {longest}", "%"]
+    rows = []
+    for each in made.splits:
+        if not len(each.lengths):
+            continue
+        points = np.percentile(each.lengths, (0, 50, 90, 95, 99, 100), method="higher")
+        row = [each.name, *(f"{int(point):,}" for point in points)]
+        if longest is not None:
+            cut = each.cut(longest)
+            row += [f"{cut:,}", f"{100 * cut / len(each.lengths):.1f}"]
+        rows.append(row)
+    if rows:
+        print()
+        print_rows(heads, rows, title=f"lengths in {unit}", right=range(1, len(heads)))
+
+
+def _print_bad(made: Survey) -> None:
+    rows = []
+    for each in made.splits:
+        for reason in dict.fromkeys(bad.reason for bad in each.bad):
+            found = [bad for bad in each.bad if bad.reason == reason]
+            numbers = listed(bad.row for bad in found[:5]) + (" …" if len(found) > 5 else "")
+            rows.append([each.name, reason, f"{len(found):,}", numbers])
+    if rows:
+        print()
+        print_rows(["split", "reason", "rows", "which"], rows, title="bad rows", cut=True, right=(2,))
+
+
+def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], tokens: bool) -> None:
+    lines = list(notes)
+    if not made.examples:
+        lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
+    if others:
+        lines.append(f"not looked at: {listed(others)}")
+    lines += [f"split '{each.name}' has no label of the map" for each in made.splits if each.unlabelled]
+    if not tokens and any(len(each.lengths) for each in made.splits):
+        lines.append("model=NAME measures lengths in that model's tokens, and says how many rows data.max_length cuts")
+    if lines:
+        print()
+    for line in lines:
+        print(f"note: {line}")
+
+
+def _end(config: RunConfig, made: Survey, missing: Mapping[str, DataError]) -> int:
+    """0, or the error that training would stop with."""
+    if missing:
+        raise DataError("\n".join(map(str, missing.values())))
+    bad = [each for each in made.splits if each.bad]
+    if bad and config.data.bad_rows == "error":
+        counts = ", ".join(f"{len(each.bad):,} of split '{each.name}'" for each in bad)
+        raise DataError(
+            f"Bad rows: {counts}. The first: {bad[0].bad[0].told}. data.bad_rows=error refuses them; "
+            "data.bad_rows=skip leaves them out"
+        )
+    return 0
+
+
+def _short(value: Any) -> str:
+    """A value on one line, cut."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return text if len(text) <= _EXAMPLE else f"{text[: _EXAMPLE - 1]}…"

@@ -1,0 +1,191 @@
+"""The keys of a task and of its data: `task:` and `data:` of a run. `schema` shows them with the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+ROLES = {
+    "classification": ("text", "text_pair", "label", "id"),
+    "regression": ("text", "text_pair", "label", "id"),
+    "masked_lm": ("text", "id"),
+}
+"""Type of a task → the roles that its columns can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Which column plays which role. Null: inferred from names and types (`docs/data.md`), or not there.
+
+    Attributes:
+        choices: one column of lists, or a column for each choice.
+        id: what a row is called in messages; no model reads it.
+    """
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    choices: str | tuple[str, ...] | None = None
+    question: str | None = None
+    context: str | None = None
+    answers: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
+    heads: str | None = None
+    relations: str | None = None
+    source: str | None = None
+    target: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choices, list):  # as JSON has it
+            object.__setattr__(self, "choices", tuple(self.choices))
+
+    def declared(self) -> dict[str, str | tuple[str, ...]]:
+        """Role → column, of those that are given."""
+        return {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        seen: dict[str, str] = {}
+        for role, given in self.declared().items():
+            for column in (given,) if isinstance(given, str) else given:
+                if not column.strip():
+                    yield role, "is empty; name a column, or leave the key out"
+                elif column in seen:
+                    yield role, f"is '{column}', which is the column of {seen[column]} already"
+                seen[column] = role
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarveConfig:
+    """A split that the data do not have, taken out of one that they have. Its rows are drawn by this seed alone, so
+    that they are the same in every run, and are no longer in the split that they come from.
+
+    Attributes:
+        of: the split that gives rows.
+        to: name of the new one, for `splits.validation` or `splits.test`.
+        rows: how many; or
+        fraction: of the rows of `of`.
+    """
+
+    of: str = "train"
+    to: str
+    rows: int | None = None
+    fraction: float | None = None
+    seed: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if (self.rows is None) == (self.fraction is None):
+            yield "rows", "and fraction: give one of them"
+        if self.rows is not None and self.rows < 1:
+            yield "rows", f"is {self.rows}; it must be at least 1"
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            yield "fraction", f"is {self.fraction}; it must lie between 0 and 1"
+        if self.of == self.to:
+            yield "to", f"is '{self.to}', the split that gives the rows; choose another name"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsConfig:
+    """Names of the splits; `validation` chooses the best epoch and is what the score is reported on unless `test` is
+    named, which then is only scored. `carve` makes one that the data lack."""
+
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = None
+    carve: CarveConfig | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.carve, dict):  # as JSON has it
+            object.__setattr__(self, "carve", CarveConfig(**self.carve))
+
+    def roles(self) -> dict[str, str]:
+        """Name → what the split is for: `trains`, `chooses`, `scores`."""
+        found: dict[str, list[str]] = {}
+        for name, word in ((self.train, "trains"), (self.validation, "chooses"), (self.reported, "scores")):
+            found.setdefault(name, []).append(word)
+        return {name: " and ".join(words) for name, words in found.items()}
+
+    @property
+    def reported(self) -> str:
+        """The split whose score stands in the table."""
+        return self.validation if self.test is None else self.test
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.carve is not None and self.carve.to not in (self.validation, self.test):
+            yield "carve", f"makes the split '{self.carve.to}', which neither validation nor test names"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A task: rows, roles, labels, metric.
+
+    Attributes:
+        name: of the task, and of its folder in a local mirror.
+        type: shape of the task.
+        path: hub id, local folder, file, a file with `{split}` in its name, or `package:module:folder`.
+        subset: configuration of a hub data set.
+        columns: what is not said there is inferred.
+        labels: the label map in order; a row's label is its index or its name. Empty for what has no classes; of a
+            classification it is then inferred from the training split.
+        metric: the one that chooses the best checkpoint and stands in the table.
+        extra_metrics: also computed and saved.
+    """
+
+    name: str
+    type: Literal["classification", "regression", "masked_lm"]
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    labels: tuple[str, ...] = ()
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    metric: str
+    extra_metrics: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.type == "classification" and len(self.labels) == 1:
+            yield "labels", "needs at least two names for a classification, or none: they are then inferred"
+        if self.type == "regression" and self.labels:
+            yield "labels", "must be empty for a regression"
+        if self.type == "masked_lm" and self.labels:
+            yield "labels", "must be empty for masked words, which are the labels themselves"
+        for role, column in self.columns.declared().items():
+            if role not in ROLES[self.type]:
+                words = "; words are masked in one text a row" if self.type == "masked_lm" else ""
+                roles = ", ".join(ROLES[self.type])
+                yield f"columns.{role}", f"is '{column}'; task.type={self.type} has the roles {roles}{words}"
+        if len(set(self.labels)) < len(self.labels):
+            yield "labels", "names a label twice"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where rows come from and how many are used.
+
+    Attributes:
+        mirror: folder of `<task>/<split>.jsonl` that stands in for the hub.
+        max_train: use only the first n training rows (after the seeded shuffle).
+        max_eval: use only the first n evaluation rows.
+        max_length: longest input in tokens; longer ones are truncated and counted.
+        bad_rows: what becomes of rows with an empty or missing text, a wrong type or a label outside the map: `error`
+            refuses the split, `skip` leaves them out and counts them.
+    """
+
+    mirror: str | None = None
+    max_train: int | None = None
+    max_eval: int | None = None
+    max_length: int = 128
+    bad_rows: Literal["error", "skip"] = "error"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key in ("max_train", "max_eval", "max_length"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                yield key, f"is {value}; it must be at least 1"

@@ -1,0 +1,275 @@
+"""Which column plays which role: as declared, or inferred from names and types.
+
+A role is inferred only where there is nothing to choose: one column bears a usual name of it and has a fitting type, or
+none does and one column of a fitting type is left. Everything else is an error that lists the candidates and the key. A
+column that numbers or places a row (`id`, `url`, `split`) is never read, unless it is declared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from adaptrain.config.schema import ColumnsConfig, TaskConfig
+from adaptrain.errors import DataError, listed, nearest
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "text": ("text", "sentence", "content", "review", "comment", "tweet", "utterance", "query"),
+    "label": ("label", "labels", "gold_label", "target", "class", "category", "score", "rating", "stars", "sentiment"),
+    "choices": ("choices", "options", "endings", "answer_choices"),
+    "question": ("question",),
+    "context": ("context", "passage", "paragraph", "article"),
+    "answers": ("answers", "answer"),
+    "tokens": ("tokens", "words"),
+    "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "upos", "labels"),
+    "heads": ("heads", "head"),
+    "relations": ("relations", "deprel", "deprels"),
+    "source": ("source", "document", "article", "dialogue", "input", "prompt", "instruction"),
+    "target": ("target", "summary", "highlights", "output", "completion", "response"),
+    "image": ("image", "img"),
+    "audio": ("audio", "speech"),
+    "id": ("id", "idx", "index", "uid", "guid", "qid"),
+}
+"""Role → what the field calls its column."""
+
+PAIRS = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
+"""Names of two texts that are read together, in their order."""
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "text": ("text", "mixed"),
+    "text_pair": ("text", "mixed"),
+    "label": ("class", "integer", "number", "text", "true or false", "mixed"),
+    "choices": ("list of text",),
+    "question": ("text",),
+    "context": ("text",),
+    "answers": ("answers",),
+    "tokens": ("list of text",),
+    "tags": ("list of text", "list of class", "list of integer"),
+    "heads": ("list of integer", "list of text"),
+    "relations": ("list of text", "list of class", "list of integer"),
+    "source": ("text",),
+    "target": ("text",),
+    "image": ("image",),
+    "audio": ("audio",),
+    "id": ("text", "integer"),
+}
+"""Role → the types that its column may have."""
+
+_ALONE = {"text", "image", "audio"}
+"""Roles that the only column of a fitting type plays, whatever its name."""
+
+_PLACE = re.compile(
+    r"(id|idx|index|uuid|uid|guid|qid|pid|key|hash|url|uri|link|file|filename|file_?name|path|split|fold|lang|language|"
+    r"date|time|timestamp|created_at|author|user|username|name|__index_level_\d+__|unnamed: ?\d+)|"
+    r".*[_-](id|idx|uid|url|index)",
+    re.IGNORECASE,
+)
+_PLACE_CASED = re.compile(r".*[a-z](Id|ID|Url|URL|Idx)")
+
+FREE = ("text", "text_pair", "label", "tokens", "tags", "heads", "relations", "question", "context", "answers")
+FREE = (*FREE, "choices", "source", "target", "image", "audio")
+"""Roles that are looked for in data without a task, where a name says them."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column and what it is.
+
+    Attributes:
+        name: of the role.
+        column: one, or several that are one list together.
+        declared: whether the config says so; else inferred.
+        kind: its type in words.
+    """
+
+    name: str
+    column: str | tuple[str, ...]
+    declared: bool
+    kind: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,) if isinstance(self.column, str) else self.column
+
+
+def settle_columns(
+    task: TaskConfig, features: Mapping[str, Any], place: str
+) -> tuple[TaskConfig, tuple[Role, ...], tuple[str, ...]]:
+    """The task with every column named, its roles, and the columns that no role has.
+
+    Args:
+        features: of the training split; `Dataset.features`.
+        place: for messages.
+
+    Raises:
+        DataError: a declared column is not there; a role has no column, or several that could play it.
+    """
+    declared = task.columns.declared()
+    columns = dict(declared)
+    for role, given in declared.items():
+        for column in (given,) if isinstance(given, str) else given:
+            _there(column, role, features, place)
+    if task.type != "masked_lm" and "label" not in columns:
+        columns["label"] = _infer_label(task, features, columns, place)
+    if "text" not in columns:
+        columns |= _infer_texts(task, features, columns, place)
+    order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
+    roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
+    used = {column for role in roles for column in role.columns}
+    named: dict[str, Any] = {name: columns[name] for name in order}
+    settled = dataclasses.replace(task, columns=ColumnsConfig(**named))
+    return settled, roles, tuple(name for name in features if name not in used)
+
+
+def free_roles(
+    features: Mapping[str, Any], columns: ColumnsConfig, place: str
+) -> tuple[tuple[Role, ...], tuple[str, ...]]:
+    """What the columns of data without a task seem to be, and those that seem to be nothing.
+
+    A pair is looked for first, then the roles whose names are rarest; a column plays one role. Names alone decide, and
+    what would be ambiguous for a task is not refused here.
+
+    Raises:
+        DataError: a declared column is not there.
+    """
+    found: dict[str, str | tuple[str, ...]] = dict(columns.declared())
+    taken = {column for given in found.values() for column in ((given,) if isinstance(given, str) else given)}
+    for role, given in found.items():
+        for column in (given,) if isinstance(given, str) else given:
+            _there(column, role, features, place)
+    left = [name for name in features if name not in taken]
+    wanted = [role for role in FREE if role not in found and role not in ("text", "text_pair", "question", "context")]
+    spans = [role for role in ("question", "context") if role not in found]
+    if any(name in NAMES["answers"] + NAMES["choices"] for name in left):
+        wanted = [*spans, *wanted]
+    elif "text" not in found and (pairs := _pairs(features, left)):
+        found |= {"text": pairs[0][0], "text_pair": pairs[0][1]}
+        left = [name for name in left if name not in pairs[0]]
+    for role in [*wanted, *(role for role in ("text", "context", "question") if role not in found)]:
+        fits = [name for name in left if kind_of(features[name]) in KINDS[role]]
+        names = [word for word in NAMES[role] if word in fits]
+        if names:
+            found[role] = names[0]
+            left.remove(names[0])
+    if not set(found) - {"label", "id"}:
+        texts = [name for name in left if kind_of(features[name]) == "text" and not is_place(name)]
+        if len(texts) == 1:
+            found["text"] = texts[0]
+    order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in found]
+    declared = columns.declared()
+    roles = tuple(Role(name, found[name], name in declared, _kind_of_role(found[name], features)) for name in order)
+    used = {column for role in roles for column in role.columns}
+    return roles, tuple(name for name in features if name not in used)
+
+
+def kind_of(feature: Any) -> str:
+    """A column's type in one of the words of `KINDS`, or what `datasets` calls it."""
+    if isinstance(feature, datasets.ClassLabel):
+        return "class"
+    if isinstance(feature, datasets.Image):
+        return "image"
+    if isinstance(feature, datasets.Audio):
+        return "audio"
+    if isinstance(feature, datasets.Value):
+        kind = str(feature.dtype)
+        if "string" in kind:
+            return "text"
+        if kind.startswith(("int", "uint")):
+            return "integer"
+        return {"bool": "true or false", "null": "empty"}.get(kind, "number" if kind.startswith("float") else kind)
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return f"list of {kind_of(feature.feature)}"
+    if isinstance(feature, Mapping):
+        return "answers" if {"text", "answer_start"} <= set(feature) else f"mapping of {listed(feature)}"
+    kind = type(feature).__name__.lower()
+    return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
+
+
+def is_place(name: str) -> bool:
+    """Whether a column numbers or places a row, by its name."""
+    return _PLACE.fullmatch(name) is not None or _PLACE_CASED.fullmatch(name) is not None
+
+
+def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str) -> str:
+    taken = set(columns.values())
+    if "label" in features and "label" not in taken:  # the role's own name
+        return "label"
+    fits = [name for name in features if name not in taken and kind_of(features[name]) in KINDS["label"]]
+    named = [name for name in fits if name in NAMES["label"]]
+    classes = [name for name in fits if kind_of(features[name]) == "class"] if task.type == "classification" else []
+    near = named or classes
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise DataError(_several(near, "label", place))
+    raise DataError(
+        f"{place}: there is no column 'label'{nearest('label', fits) or ','} nor another that can only be the label. "
+        f"The columns are: {listed(features)}. Name one in task.columns.label"
+    )
+
+
+def _infer_texts(
+    task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str
+) -> dict[str, str]:
+    """The text, and the text that it is read with, where they bear names of a pair."""
+    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    texts = [
+        name
+        for name in features
+        if name not in taken and kind_of(features[name]) in KINDS["text"] and not is_place(name)
+    ]
+    pairs = _pairs(features, texts) if task.type != "masked_lm" and "text_pair" not in columns else []
+    named = [name for name in NAMES["text"] if name in texts]
+    single = [name for name in named if not pairs or name not in pairs[0]]
+    if len(pairs) == 1 and not single:
+        return {"text": pairs[0][0], "text_pair": pairs[0][1]}
+    if pairs or len(named) > 1:
+        raise DataError(
+            _several(list(dict.fromkeys([*named, *(name for pair in pairs for name in pair)])), "text", place)
+        )
+    if named or len(texts) == 1:
+        return {"text": named[0] if named else texts[0]}
+    if texts:
+        raise DataError(_several(texts, "text", place))
+    kinds = listed(f"{name} ({kind_of(feature)})" for name, feature in features.items())
+    raise DataError(f"{place}: no column can be the text. The columns are: {kinds}. Name one in task.columns.text")
+
+
+def _pairs(features: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    return [pair for pair in PAIRS if all(name in names and kind_of(features[name]) in KINDS["text"] for name in pair)]
+
+
+def _several(near: Sequence[str], role: str, place: str) -> str:
+    return (
+        f"{place}: the {role} can be one of several columns: {listed(near)}. "
+        f"Say which: task.columns.{role}={near[0]}, and put it into the task's YAML"
+    )
+
+
+def _there(column: str, role: str, columns: Iterable[str], place: str) -> None:
+    if column not in (known := list(columns)):
+        raise DataError(
+            f"{place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
+            f"{listed(known)}. Name one in task.columns.{role}"
+        )
+
+
+def _kind_of_role(column: str | tuple[str, ...], features: Mapping[str, Any]) -> str:
+    if isinstance(column, str):
+        return kind_of(features[column])
+    return f"{len(column)} columns of {kind_of(features[column[0]])}"

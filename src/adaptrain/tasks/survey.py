@@ -1,0 +1,338 @@
+"""What a person should know of data before training on them: balance, lengths, bad rows, repetitions, leaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import datasets
+import numpy as np
+
+from adaptrain.config.schema import TaskConfig
+from adaptrain.tasks.bad_rows import EMPTY, LABEL, NO_LABEL, Bad, check_texts, first_of_each
+from adaptrain.tasks.bad_rows import Column as Checked
+from adaptrain.tasks.columns import Role
+from adaptrain.tasks.rows import examine
+from adaptrain.tasks.shapes import SHAPES, LabelledShape
+from adaptrain.tasks.sources import Source
+
+ANSWER, TAGS, CHOICES = "answer outside the context", "not a tag for each token", "choices that are no list of texts"
+
+Measure = Callable[[list[str], list[str] | None], Sequence[int]]
+"""Texts, and the texts that they are read with, to lengths."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A split's rows, as far as they can be compared and counted.
+
+    Attributes:
+        inputs: what a model reads of each row; equal ones are duplicates.
+        answers: what it should say.
+        texts, pairs: what lengths are measured of; None where that is unknown.
+        balance: label → how often it stands there; None for numbers.
+        numbers: the labels that are numbers.
+        bad: rows, each once.
+        labelled: whether `answers` are labels of a map, or numbers; None where they are bad.
+    """
+
+    inputs: list[Any]
+    answers: list[Any]
+    texts: list[str] | None
+    pairs: list[str] | None
+    balance: Counter[str] | None
+    numbers: list[float]
+    bad: list[Bad]
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class SplitSurvey:
+    """One split.
+
+    Attributes:
+        name, use: and what it is for.
+        rows: all of them.
+        bad: rows that the policy of `data.bad_rows` is about.
+        duplicates: rows whose input stands in an earlier row of the split.
+        conflicting: inputs that stand there with several answers.
+        lengths: of the rows that are not bad.
+        balance, numbers: of the labels.
+        unlabelled: whether no label is in the map; that is no mistake in a split that no task uses.
+    """
+
+    name: str
+    use: str
+    rows: int
+    bad: list[Bad]
+    duplicates: int
+    conflicting: int
+    lengths: np.ndarray
+    balance: Counter[str] | None
+    numbers: np.ndarray
+    unlabelled: bool
+
+    def cut(self, longest: int) -> int:
+        """Rows longer than that."""
+        return int((self.lengths > longest).sum())
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two splits: rows of the second whose input stands in the first, and those of them with another answer there."""
+
+    first: str
+    second: str
+    rows: int
+    conflicting: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything.
+
+    Attributes:
+        splits: in the order asked for.
+        overlaps: of each two splits that share rows.
+        examples: role → its value in the first row of the first split.
+    """
+
+    splits: tuple[SplitSurvey, ...]
+    overlaps: tuple[Overlap, ...]
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+
+def survey(
+    source: Source,
+    splits: Mapping[str, str],
+    roles: Sequence[Role],
+    measure: Measure,
+    task: TaskConfig | None = None,
+) -> Survey:
+    """Look at splits.
+
+    Args:
+        splits: name → what it is for.
+        task: settled; None for data whose roles alone are known.
+
+    Raises:
+        DataError: a split cannot be read, or lacks a column.
+    """
+    made: list[SplitSurvey] = []
+    known: list[dict[Any, Any]] = []
+    overlaps: list[Overlap] = []
+    examples: dict[str, Any] = {}
+    for name, use in splits.items():
+        table = source.read(name)
+        place = f"{source.place}, split '{name}'"
+        looked = _of_roles(table, roles, place) if task is None else _of_task(table, task, place)
+        unlabelled = bool(made) and not use and all(label is None for label in looked.answers) and bool(looked.labelled)
+        if unlabelled:
+            kept = [bad for bad in looked.bad if bad.reason not in (LABEL, NO_LABEL)]
+            looked = replace(looked, bad=kept)
+        out = {bad.row - 1 for bad in looked.bad}
+        rows = [row for row in range(len(table)) if row not in out]
+        if not examples:
+            examples = {role.name: _example(table, role) for role in roles}
+        answers: dict[Any, set[Any]] = {}
+        for row in rows:
+            answers.setdefault(looked.inputs[row], set()).add(looked.answers[row])
+        for other, before in zip(made, known, strict=True):
+            shared = [row for row in rows if looked.inputs[row] in before]
+            if shared:
+                differ = 0 if unlabelled else sum(before[looked.inputs[row]] != {looked.answers[row]} for row in shared)
+                overlaps.append(Overlap(other.name, name, len(shared), differ))
+        known.append(answers)
+        pairs = None if looked.pairs is None else [looked.pairs[row] for row in rows]
+        texts = None if looked.texts is None else [looked.texts[row] for row in rows]
+        lengths = measure(texts, pairs) if texts else []
+        made.append(
+            SplitSurvey(
+                name,
+                use,
+                len(table),
+                looked.bad,
+                len(rows) - len(answers),
+                sum(len(found) > 1 for found in answers.values()),
+                np.asarray(lengths),
+                looked.balance,
+                np.asarray(looked.numbers),
+                unlabelled,
+            )
+        )
+    return Survey(tuple(made), tuple(overlaps), examples)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A source that reads each split once."""
+
+    inner: Source
+    known: dict[str, datasets.Dataset] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return self.inner.place
+
+    def splits(self) -> tuple[str, ...]:
+        return self.inner.splits()
+
+    def read(self, split: str) -> datasets.Dataset:
+        if split not in self.known:
+            self.known[split] = self.inner.read(split)
+        return self.known[split]
+
+
+def words(texts: list[str], pairs: list[str] | None) -> list[int]:
+    """Lengths in words, which stand between blanks."""
+    counts = [len(text.split()) for text in texts]
+    return counts if pairs is None else [one + len(text.split()) for one, text in zip(counts, pairs, strict=True)]
+
+
+def token_measure(tokenizer: Any) -> Measure:
+    """Lengths in a tokenizer's tokens, those included that it adds of its own."""
+
+    def measure(texts: list[str], pairs: list[str] | None) -> list[int]:
+        made = tokenizer(*((texts,) if pairs is None else (texts, pairs)), truncation=False, verbose=False)
+        return [len(ids) for ids in made["input_ids"]]
+
+    return measure
+
+
+def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
+    examined = examine(table, task, place)
+    texts, pairs, labels = examined.texts, examined.pairs, examined.labels
+    shape = SHAPES[task.type]
+    bad = [each for each in examined.bad if each.reason != EMPTY] if shape.masks else examined.bad
+    balance: Counter[str] | None = None
+    numbers: list[float] = []
+    if labels is not None and isinstance(shape, LabelledShape):
+        if task.labels:
+            found = Counter(label for label in labels if label is not None)
+            balance = Counter({name: found[index] for index, name in enumerate(task.labels)})
+        else:
+            numbers = [float(label) for label in labels if label is not None]
+    return Looked(
+        texts if pairs is None else list(zip(texts, pairs, strict=True)),
+        [None] * len(texts) if labels is None else labels,
+        texts,
+        pairs,
+        balance,
+        numbers,
+        bad,
+        labels is not None,
+    )
+
+
+def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Looked:
+    """Of data without a task: what each role asks for by itself."""
+    values = {role.name: _values(table, role) for role in roles}
+    named = {role.name: ", ".join(role.columns) for role in roles}
+    texts = [role for role in ("text", "text_pair", "question", "context", "source", "target") if role in values]
+    checked = [check_texts(values[role], named[role], role, place, None) for role in texts]
+    checked += [Checked([], check(values, named, place)) for check in (_tokens, _choices, _answers, _labels)]
+    bad = first_of_each(checked)
+    order = ("text", "text_pair", "question", "context", "choices", "tokens", "source")
+    read = [_frozen(values[role]) for role in order if role in values]
+    said = [_frozen(values[role]) for role in ("label", "answers", "tags", "target") if role in values]
+    rows = len(table)
+    first = next((values[role] for role in ("text", "context", "tokens", "source", "question") if role in values), None)
+    second = next((values[role] for role in ("text_pair", "question") if role in values), None)
+    second = None if second is first else second
+    return Looked(
+        list(zip(*(read or (_frozen(table[name][:]) for name in table.column_names)), strict=True)),
+        list(zip(*said, strict=True)) if said else [None] * rows,
+        None if first is None else [_joined(value) for value in first],
+        None if second is None else [str(value or "") for value in second],
+        _balance(table, values, {role.name: role for role in roles}),
+        [],
+        bad,
+    )
+
+
+def _joined(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _balance(
+    table: datasets.Dataset, values: Mapping[str, list[Any]], roles: Mapping[str, Role]
+) -> Counter[str] | None:
+    name = next((role for role in ("label", "tags", "relations") if role in values), None)
+    if name is None:
+        return None
+    feature: Any = table.features[roles[name].columns[0]]
+    if name != "label":
+        feature = getattr(feature, "feature", None)
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    found = values[name] if name == "label" else [each for value in values[name] for each in value or ()]
+    shown = (names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value for value in found)
+    return Counter(str(value) for value in shown if value is not None)
+
+
+def _tokens(values: Mapping[str, list[Any]], named: Mapping[str, str], place: str) -> list[Bad]:
+    bad = []
+    for row, tokens in enumerate(values.get("tokens", ()), start=1):
+        if not tokens:
+            bad.append(Bad(row, EMPTY, f"{place}, row {row}: there are no tokens in column '{named['tokens']}'"))
+            continue
+        for role in ("tags", "heads", "relations"):
+            if role in values and len(values[role][row - 1] or ()) != len(tokens):
+                count = f"{len(tokens)} tokens and {len(values[role][row - 1] or ())} {role}"
+                bad.append(Bad(row, TAGS, f"{place}, row {row}: there are {count} in column '{named[role]}'"))
+                break
+    return bad
+
+
+def _choices(values: Mapping[str, list[Any]], named: Mapping[str, str], place: str) -> list[Bad]:
+    bad = []
+    for row, choices in enumerate(values.get("choices", ()), start=1):
+        if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+            bad.append(
+                Bad(row, CHOICES, f"{place}, row {row}: the choices in '{named['choices']}' are {choices!r:.60}")
+            )
+    return bad
+
+
+def _answers(values: Mapping[str, list[Any]], named: Mapping[str, str], place: str) -> list[Bad]:
+    bad = []
+    if "context" not in values:
+        return bad
+    for row, (answers, context) in enumerate(zip(values.get("answers", ()), values["context"], strict=False), start=1):
+        if answers is None or not isinstance(context, str):
+            continue
+        for text, start in zip(answers["text"], answers["answer_start"], strict=False):
+            if context[start : start + len(text)] != text:
+                told = f"the answer {text!r:.60} does not stand at {start} of the context"
+                bad.append(Bad(row, ANSWER, f"{place}, row {row}: {told} (column '{named['answers']}')"))
+                break
+    return bad
+
+
+def _labels(values: Mapping[str, list[Any]], named: Mapping[str, str], place: str) -> list[Bad]:
+    bad = []
+    for row, label in enumerate(values.get("label", ()), start=1):
+        if label is None or label == "":
+            bad.append(Bad(row, NO_LABEL, f"{place}, row {row}: the label in column '{named['label']}' is missing"))
+        elif "choices" in values and isinstance(label, int):
+            count = len(values["choices"][row - 1] or ())
+            if not 0 <= label < count:
+                bad.append(Bad(row, LABEL, f"{place}, row {row}: the label {label} is none of the {count} choices"))
+    return bad
+
+
+def _values(table: datasets.Dataset, role: Role) -> list[Any]:
+    if isinstance(role.column, str):
+        return list(table[role.column][:])
+    return [list(row) for row in zip(*(table[column][:] for column in role.column), strict=True)]
+
+
+def _frozen(values: Sequence[Any]) -> list[Any]:
+    """Values that can be put into a set."""
+    return [value if isinstance(value, str | int | float | None) else repr(value) for value in values]
+
+
+def _example(table: datasets.Dataset, role: Role) -> Any:
+    found = [table[column][0] for column in role.columns]
+    return found[0] if isinstance(role.column, str) else found
