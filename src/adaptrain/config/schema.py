@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adaptrain.config.task import CarveConfig, ColumnsConfig, DataConfig, SplitsConfig, TaskConfig
+from adaptrain.config.task import CarveConfig, ColumnsConfig, DataConfig, GenerationConfig, SplitsConfig, TaskConfig
 
 __all__ = [
     "PRECISIONS",
     "CarveConfig",
     "ColumnsConfig",
     "DataConfig",
+    "GenerationConfig",
     "HeadConfig",
     "MemberConfig",
     "ModelConfig",
@@ -142,13 +143,18 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The prediction head beside the adapter."""
+    """The prediction head beside the adapter.
 
-    layers: int = 2
+    Attributes:
+        layers: linear maps; null takes what the type of the task has (`docs/tasks.md`).
+        dropout: before each of them; null takes the base model's own.
+    """
+
+    layers: int | None = None
     dropout: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.layers < 1:
+        if self.layers is not None and self.layers < 1:
             yield "layers", f"is {self.layers}; it must be at least 1"
         if self.dropout is not None and not 0 <= self.dropout < 1:
             yield "dropout", f"is {self.dropout}; it must lie in [0, 1)"

@@ -7,12 +7,68 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+TaskType = Literal[
+    "classification",
+    "multilabel",
+    "regression",
+    "multiple_choice",
+    "question_answering",
+    "tagging",
+    "dependency_parsing",
+    "summarisation",
+    "translation",
+    "causal_lm",
+    "masked_lm",
+    "image_classification",
+    "speech_recognition",
+]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles that columns have in the tasks of a type.
+
+    Attributes:
+        needed: that a column must play.
+        optional: that one may.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.needed, *self.optional, "id")
+
+
 ROLES = {
-    "classification": ("text", "text_pair", "label", "id"),
-    "regression": ("text", "text_pair", "label", "id"),
-    "masked_lm": ("text", "id"),
+    "classification": Roles(("text", "label"), ("text_pair",)),
+    "multilabel": Roles(("text", "label"), ("text_pair",)),
+    "regression": Roles(("text", "label"), ("text_pair",)),
+    "multiple_choice": Roles(("choices", "label"), ("context", "question")),
+    "question_answering": Roles(("question", "context", "answers")),
+    "tagging": Roles(("tokens", "tags")),
+    "dependency_parsing": Roles(("tokens", "heads", "relations")),
+    "summarisation": Roles(("source", "target")),
+    "translation": Roles(("source", "target")),
+    "causal_lm": Roles((), ("text", "source", "target")),
+    "masked_lm": Roles(("text",)),
+    "image_classification": Roles(("image", "label")),
+    "speech_recognition": Roles(("audio", "target")),
 }
-"""Type of a task → the roles that its columns can have."""
+"""Type of a task → the roles of its columns."""
+
+MAPPED = {
+    "classification": "label",
+    "multilabel": "label",
+    "tagging": "tags",
+    "dependency_parsing": "relations",
+    "image_classification": "label",
+}
+"""Type of a task that has a label map → the role whose values are in it."""
+
+WRITES = ("summarisation", "translation", "speech_recognition")
+"""Types of tasks whose answers a model writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +76,14 @@ class ColumnsConfig:
     """Which column plays which role. Null: inferred from names and types (`docs/data.md`), or not there.
 
     Attributes:
+        label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
         choices: one column of lists, or a column for each choice.
         id: what a row is called in messages; no model reads it.
     """
 
     text: str | None = None
     text_pair: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     choices: str | tuple[str, ...] | None = None
     question: str | None = None
     context: str | None = None
@@ -42,8 +99,9 @@ class ColumnsConfig:
     id: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.choices, list):  # as JSON has it
-            object.__setattr__(self, "choices", tuple(self.choices))
+        for role in ("choices", "label"):
+            if isinstance(given := getattr(self, role), list):  # as JSON has it
+                object.__setattr__(self, role, tuple(given))
 
     def declared(self) -> dict[str, str | tuple[str, ...]]:
         """Role → column, of those that are given."""
@@ -123,6 +181,32 @@ class SplitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How a model writes an answer.
+
+    Attributes:
+        max_new_tokens: at most so many.
+        num_beams: 1 takes the likeliest token each time.
+        length_penalty: of beams: above 0 favours longer ones.
+        no_repeat_ngram_size: no n tokens twice; 0 allows it.
+    """
+
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key in ("max_new_tokens", "num_beams"):
+            if getattr(self, key) < 1:
+                yield key, f"is {getattr(self, key)}; it must be at least 1"
+        if self.no_repeat_ngram_size < 0:
+            yield "no_repeat_ngram_size", f"is {self.no_repeat_ngram_size}; it must be at least 0"
+        if self.num_beams == 1 and self.length_penalty != 1.0:
+            yield "length_penalty", f"is {self.length_penalty}, and num_beams=1 compares no lengths; raise num_beams"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """A task: rows, roles, labels, metric.
 
@@ -136,10 +220,12 @@ class TaskConfig:
             classification it is then inferred from the training split.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
+        prompt: what the model reads of a source: a text with `{source}` in it. For tasks with a target.
+        generation: how it writes an answer, for tasks whose answers are written.
     """
 
     name: str
-    type: Literal["classification", "regression", "masked_lm"]
+    type: TaskType
     path: str
     subset: str | None = None
     revision: str | None = None
@@ -148,21 +234,31 @@ class TaskConfig:
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     metric: str
     extra_metrics: tuple[str, ...] = ()
+    prompt: str | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.type == "classification" and len(self.labels) == 1:
-            yield "labels", "needs at least two names for a classification, or none: they are then inferred"
-        if self.type == "regression" and self.labels:
-            yield "labels", "must be empty for a regression"
-        if self.type == "masked_lm" and self.labels:
-            yield "labels", "must be empty for masked words, which are the labels themselves"
+        mapped = self.type in MAPPED
+        if mapped and len(self.labels) == 1:
+            yield "labels", f"needs at least two names for {self.type}, or none: they are then inferred"
+        if not mapped and self.labels:
+            words = ", whose words are the labels themselves" if self.type == "masked_lm" else ""
+            yield "labels", f"must be empty for {self.type}{words}"
+        roles = ROLES[self.type].all
         for role, column in self.columns.declared().items():
-            if role not in ROLES[self.type]:
+            if role not in roles:
                 words = "; words are masked in one text a row" if self.type == "masked_lm" else ""
-                roles = ", ".join(ROLES[self.type])
-                yield f"columns.{role}", f"is '{column}'; task.type={self.type} has the roles {roles}{words}"
+                yield f"columns.{role}", f"is '{column}'; task.type={self.type} has the roles {', '.join(roles)}{words}"
+        if isinstance(self.columns.label, tuple) and self.type != "multilabel":
+            yield "columns.label", f"names several columns; task.type={self.type} has one label a row"
         if len(set(self.labels)) < len(self.labels):
             yield "labels", "names a label twice"
+        if self.prompt is not None and "source" not in roles:
+            yield "prompt", f"is set; task.type={self.type} has no source that could stand in it"
+        if self.prompt is not None and "{source}" not in self.prompt:
+            yield "prompt", "has no {source} in it, so that every row would be the same"
+        if self.generation != GenerationConfig() and self.type not in WRITES:
+            yield "generation", f"is set; the answers of task.type={self.type} are not written"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +269,10 @@ class DataConfig:
         mirror: folder of `<task>/<split>.jsonl` that stands in for the hub.
         max_train: use only the first n training rows (after the seeded shuffle).
         max_eval: use only the first n evaluation rows.
-        max_length: longest input in tokens; longer ones are truncated and counted.
+        max_length: longest input in tokens; longer ones are truncated and counted. A context that is asked about is
+            read in windows of this length instead.
+        stride: tokens that two windows of a context share.
+        max_target_length: longest target in tokens that is trained on; longer ones are truncated and counted.
         bad_rows: what becomes of rows with an empty or missing text, a wrong type or a label outside the map: `error`
             refuses the split, `skip` leaves them out and counts them.
     """
@@ -182,10 +281,12 @@ class DataConfig:
     max_train: int | None = None
     max_eval: int | None = None
     max_length: int = 128
+    stride: int = 64
+    max_target_length: int = 128
     bad_rows: Literal["error", "skip"] = "error"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        for key in ("max_train", "max_eval", "max_length"):
+        for key in ("max_train", "max_eval", "max_length", "stride", "max_target_length"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 yield key, f"is {value}; it must be at least 1"

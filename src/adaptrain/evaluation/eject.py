@@ -110,10 +110,9 @@ def _model_and_probe(path: Path) -> tuple[Any, dict[str, Tensor], str]:
 
 
 def _real_batch(saved: SavedRun, reader: Any) -> tuple[dict[str, Tensor], str]:
-    rows = reader.encode(load_evaluation_rows(saved.task, saved.data, saved.split))
+    rows = reader.encode(load_evaluation_rows(saved.task, saved.data, saved.split), training=True)
     chosen = evaluation_batches(rows.lengths, PROBE_ROWS)[0]
-    batch = reader.collate(rows, chosen)
-    del batch["labels"]
+    batch = reader.collate(rows, chosen)  # with its labels: a decoder reads them
     return batch, f"{len(chosen)} rows of {saved.task.name}, split '{saved.split}'"
 
 

@@ -12,6 +12,7 @@ from adaptrain.errors import UnsupportedError, listed
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
+from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
 
@@ -93,9 +94,8 @@ def evaluate_folder(
     model, reader = load_saved(saved, hardware, swap)
     if skip_layers:
         _skip(model, skip_layers)
-    predictions = predict(
-        model, reader.encode(rows), reader.collate, task, batch_size or saved.eval_batch_size, hardware
-    )
+    read, size = Read(rows, reader.encode(rows)), batch_size or saved.eval_batch_size
+    predictions = predict(model, reader, read, task, size, hardware, settings=saved.settings)
     metrics = predictions.scores()
     notes = []
     if split == saved.split and swap is None and saved.averaged_scores:

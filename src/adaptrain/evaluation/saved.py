@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,21 @@ from adaptrain.checkpoint import CONFIG, OWN, AdapterFile, read_adapter_config
 from adaptrain.composed import CONFIG as COMPOSITION
 from adaptrain.composed import read as read_composition
 from adaptrain.composition import names, parse
-from adaptrain.config.schema import ColumnsConfig, DataConfig, ModelConfig, RunConfig, SplitsConfig, TaskConfig
+from adaptrain.config.schema import (
+    ColumnsConfig,
+    DataConfig,
+    GenerationConfig,
+    ModelConfig,
+    RunConfig,
+    SplitsConfig,
+    TaskConfig,
+)
 from adaptrain.errors import CheckpointError, CompositionError, ModelError
 from adaptrain.files import read_json, write_json
+from adaptrain.tasks.reading import Reader
+from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import absolute_path
-from adaptrain.tasks.text import TextReader, text_reader
-from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.base_model import BaseModel, find_base, load_model, load_processor, read_config
 from adaptrain.training.members import load_member
 from adaptrain.training.precision import Hardware
 
@@ -44,6 +53,7 @@ class SavedRun:
         score: of `task.metric` on it; None for an average, which nobody has evaluated yet.
         data_fingerprint: of that split.
         architecture: as in `RunConfig`.
+        settings: what was chosen on the split that chooses (`Shape.calibrate`).
         averaged_scores: of an average: those that the adapters within were reported with, on the same rows.
     """
 
@@ -60,6 +70,7 @@ class SavedRun:
     score: float | None
     data_fingerprint: str
     architecture: str | dict[str, Any] | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
     averaged_scores: tuple[float, ...] = ()
 
     @property
@@ -77,6 +88,7 @@ def write_task(
     split: str,
     score: float,
     data_fingerprint: str,
+    settings: Mapping[str, float],
 ) -> None:
     """Write `task.json`. Relative paths are kept as configured, and where they point to from here is put beside them.
 
@@ -104,6 +116,7 @@ def write_task(
             "split": split,
             "score": score,
             "data_fingerprint": data_fingerprint,
+            "settings": dict(settings),
         },
     )
 
@@ -157,6 +170,7 @@ def read_saved(folder: Path) -> SavedRun:
             None if values["score"] is None else float(values["score"]),
             str(values["data_fingerprint"]),
             values.get("architecture"),
+            {key: float(value) for key, value in values.get("settings", {}).items()},
             tuple(float(score) for score in values.get("averaged_scores", ())),
         )
     except KeyError as error:
@@ -165,8 +179,8 @@ def read_saved(folder: Path) -> SavedRun:
         raise CheckpointError(f"{folder / TASK} cannot be read: {error}") from None
 
 
-def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) -> tuple[Any, TextReader]:
-    """The base model with the folder's adapters and head active, on the device, and how it reads text.
+def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) -> tuple[Any, Reader]:
+    """The base model with the folder's adapters and head active, on the device, and how it reads rows.
 
     Args:
         swap: other adapters to use.
@@ -177,9 +191,10 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
         CheckpointError: the adapter files are damaged or do not fit.
     """
     base = find_base(saved.model)
-    tokenizer = load_tokenizer(base)
+    shape = SHAPES[saved.task.type]
+    processor = load_processor(base, shape.reads)
     head = {} if saved.adapter is None else saved.adapter.head or {}
-    own_head = "masked_lm" if saved.task.type == "masked_lm" and head.get("type") == OWN else None
+    own_head = shape.own_head(read_config(saved.model)) if head.get("type") == OWN else None
     model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
     _check_same(saved, base)
     if saved.composition is None:
@@ -190,7 +205,7 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
         _exchange(model, swap)
     model.to(hardware.device)
     model.eval()
-    return model, text_reader(tokenizer, model.base_model, saved.task, saved.data)
+    return model, shape.reader(processor, model.base_model, saved.task, saved.data)
 
 
 def _exchange(model: Any, swap: Swap) -> None:
@@ -228,6 +243,7 @@ def _task(values: Mapping[str, Any]) -> TaskConfig:
             **values,
             "columns": ColumnsConfig(**values["columns"]),
             "splits": SplitsConfig(**values["splits"]),
+            "generation": GenerationConfig(**values["generation"]),
             "labels": tuple(values["labels"]),
             "extra_metrics": tuple(values["extra_metrics"]),
         }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adaptrain.config.schema import TaskConfig
 from adaptrain.errors import DataError
-from adaptrain.tasks.shapes import Label, LabelledShape
 
 MISSING, TYPE, EMPTY = "missing text", "text of another type", "empty text"
 NO_LABEL, LABEL = "missing label", "label outside the map"
@@ -32,18 +30,24 @@ class Bad:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's values; `None` stands where a row is bad.
+    """A column's values, checked.
 
     Attributes:
-        values: one a row.
+        values: one a row. Where a row is bad, it stands there as it was read, a label as None.
         bad: in order.
+        marks: what a value is known by, one a row, where it is neither text nor numbers.
     """
 
-    values: list[Any]
-    bad: list[Bad]
+    values: Sequence[Any]
+    bad: Sequence[Bad] = ()
+    marks: Sequence[str] | None = None
 
 
-def check_texts(values: Sequence[Any], column: str, role: str, place: str, names: Sequence[Any] | None) -> Column:
+Where = Callable[[int], str]
+"""Number of a row, from 1 → where it is, for a message."""
+
+
+def check_texts(values: Sequence[Any], column: str, role: str, where: Where) -> Column:
     """A column of texts: each is text, and not blank."""
     bad = []
     for row, value in enumerate(values, start=1):
@@ -55,46 +59,44 @@ def check_texts(values: Sequence[Any], column: str, role: str, place: str, names
             reason, what = MISSING, "missing"
         else:
             reason, what = TYPE, f"{value!r:.60}, which is not text but {type(value).__name__}"
-        where = f"{place}, row {row}{'' if names is None else f' ({names[row - 1]})'}"
         cure = "Correct the row" if reason == EMPTY else f"Correct the row, or task.columns.{role}"
-        bad.append(Bad(row, reason, f"{where}: the {role} in column '{column}' is {what}. {cure}"))
+        bad.append(Bad(row, reason, f"{where(row)}: the {role} in column '{column}' is {what}. {cure}"))
     return Column(list(values), bad)
 
 
-def check_labels(
-    values: Sequence[Any],
-    classes: Sequence[str] | None,
-    task: TaskConfig,
-    shape: LabelledShape,
-    place: str,
-    names: Sequence[Any] | None,
+def check_each(
+    values: Sequence[Any], convert: Callable[[Any, str], Any], where: Where, reason: Callable[[Any], str]
 ) -> Column:
-    """A column of labels as the shape's numbers.
+    """A column of values that are converted one by one; equal ones are converted once.
 
     Args:
-        classes: names of a label map of the data's own.
+        convert: value, place → what it stands for; raises DataError with a message that begins with the place.
+        reason: a value that was refused → what to count it by.
     """
-    try:
-        return Column(list(shape.labels(values, classes, task, place)), [])
-    except DataError:
-        pass
-    known: dict[tuple[type, Any], Label | DataError] = {}
-    found: list[Label | None] = []
+    known: dict[tuple[type, str], Any] = {}
+    found: list[Any] = []
     bad = []
     for row, value in enumerate(values, start=1):
         key = (type(value), repr(value))
         if key not in known:
             try:
-                known[key] = shape.labels([value], classes, task, place)[0]
+                known[key] = convert(value, _HERE)
             except DataError as error:
                 known[key] = error
-        label = known[key]
-        found.append(None if isinstance(label, DataError) else label)
-        if isinstance(label, DataError):
-            where = f"{place}, row {row}{'' if names is None else f' ({names[row - 1]})'}:"
-            told = str(label).replace(f"{place}, row 1:", where, 1)
-            bad.append(Bad(row, NO_LABEL if value is None or value == "" else LABEL, told))
+        made = known[key]
+        found.append(None if isinstance(made, DataError) else made)
+        if isinstance(made, DataError):
+            bad.append(Bad(row, reason(value), str(made).replace(_HERE, where(row), 1)))
     return Column(found, bad)
+
+
+_HERE = "\0"
+"""Stands for the place in a message until the row is known."""
+
+
+def label_reason(value: Any) -> str:
+    """What a refused label is counted by."""
+    return NO_LABEL if value is None or value in ("", []) else LABEL
 
 
 def first_of_each(columns: Sequence[Column]) -> list[Bad]:

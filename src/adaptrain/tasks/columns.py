@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 
 from adaptrain.config.schema import ColumnsConfig, TaskConfig
+from adaptrain.config.task import ROLES
 from adaptrain.errors import DataError, listed, nearest
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "heads": ("heads", "head"),
     "relations": ("relations", "deprel", "deprels"),
     "source": ("source", "document", "article", "dialogue", "input", "prompt", "instruction"),
-    "target": ("target", "summary", "highlights", "output", "completion", "response"),
+    "target": ("target", "summary", "highlights", "output", "completion", "response", "transcript", "transcription"),
     "image": ("image", "img"),
     "audio": ("audio", "speech"),
     "id": ("id", "idx", "index", "uid", "guid", "qid"),
@@ -54,6 +55,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text": ("text", "mixed"),
     "text_pair": ("text", "mixed"),
     "label": ("class", "integer", "number", "text", "true or false", "mixed"),
+    "labels": ("list of class", "list of integer", "list of text", "list of true or false", "text"),
     "choices": ("list of text",),
     "question": ("text",),
     "context": ("text",),
@@ -124,10 +126,20 @@ def settle_columns(
     for role, given in declared.items():
         for column in (given,) if isinstance(given, str) else given:
             _there(column, role, features, place)
-    if task.type != "masked_lm" and "label" not in columns:
-        columns["label"] = _infer_label(task, features, columns, place)
-    if "text" not in columns:
-        columns |= _infer_texts(task, features, columns, place)
+    needed = _needed(task, features, columns)
+    for role in needed:
+        if role in columns:
+            continue
+        if role == "text":
+            columns |= _infer_texts(task, features, columns, place)
+        elif role == "label" and task.type in ("classification", "regression"):
+            columns["label"] = _infer_label(task, features, columns, place)
+        else:
+            kind = "labels" if role == "label" and task.type == "multilabel" else role
+            columns[role] = _infer_role(role, KINDS[kind], features, columns, place)
+    for role in ROLES[task.type].optional:
+        if role not in columns and needed and role not in ("text_pair", *needed):
+            columns |= _infer_optional(role, features, columns)
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
     roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
     used = {column for role in roles for column in role.columns}
@@ -203,6 +215,47 @@ def kind_of(feature: Any) -> str:
 def is_place(name: str) -> bool:
     """Whether a column numbers or places a row, by its name."""
     return _PLACE.fullmatch(name) is not None or _PLACE_CASED.fullmatch(name) is not None
+
+
+def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """The roles that must be played; the text first, whose name decides most, except where a label comes before it."""
+    needed = ROLES[task.type].needed
+    if task.type == "causal_lm":  # a text, or an instruction and what is written after it
+        named = any(name in features and kind_of(features[name]) == "text" for name in NAMES["target"])
+        return (
+            ("source", "target")
+            if {"source", "target"} & set(columns) or ("text" not in columns and named)
+            else ("text",)
+        )
+    return tuple(sorted(needed, key=lambda role: role != "label")) if "text" in needed else needed
+
+
+def _infer_role(
+    role: str, kinds: Sequence[str], features: Mapping[str, Any], columns: Mapping[str, Any], place: str
+) -> str:
+    """The one column that bears a usual name of a role and has a fitting type; or, of images and sound, the only one of
+    that type."""
+    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    fits = [name for name in features if name not in taken and kind_of(features[name]) in kinds]
+    if role in fits:  # the role's own name
+        return role
+    near = [name for name in NAMES[role] if name in fits] or (fits if role in _ALONE and len(fits) == 1 else [])
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise DataError(_several(near, role, place))
+    shown = listed(f"{name} ({kind_of(feature)})" for name, feature in features.items())
+    raise DataError(
+        f"{place}: no column can be the {role}, which is {' or '.join(kinds)}. The columns are: {shown}. "
+        f"Name one in task.columns.{role}"
+    )
+
+
+def _infer_optional(role: str, features: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, str]:
+    """A role that need not be played, where a column bears its very name and has a fitting type."""
+    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    there = role in features and role not in taken and kind_of(features[role]) in KINDS[role]
+    return {role: role} if there else {}
 
 
 def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str) -> str:

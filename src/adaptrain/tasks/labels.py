@@ -56,3 +56,10 @@ def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -
             pair = listed(map(repr, (seen[value.strip().casefold()], value)))
             raise DataError(f"{where}{pair} differ only in case or blanks (row {row}). Make them one")
     return tuple(str(value) for value in sorted(found))
+
+
+def words_of(value: Any) -> list[Any]:
+    """The names in a text, with commas or | between them; a value that is no text has none."""
+    return (
+        [word.strip() for word in value.replace("|", ",").split(",") if word.strip()] if isinstance(value, str) else []
+    )

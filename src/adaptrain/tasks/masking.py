@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from adaptrain.errors import ConfigError
+from adaptrain.config.schema import DataConfig
+from adaptrain.errors import ConfigError, DataError
+from adaptrain.tasks.encoded import Collator, Encoded, Key
+from adaptrain.tasks.reading import Reader
+from adaptrain.tasks.text import longest_input, token_keys, tokenised
+
+if TYPE_CHECKING:
+    from adaptrain.tasks.rows import Rows
 
 RATE = 0.15
 """Of the tokens that are not special."""
@@ -82,3 +92,75 @@ class Masking:
         other = chosen[(fate >= HIDDEN) & (fate < HIDDEN + RANDOM)]
         read[other] = chance.choice(self.words, len(other))
         return read, labels
+
+
+@dataclass(frozen=True)
+class MaskingCollator(Collator):
+    """Masks words while it makes a batch.
+
+    Attributes:
+        masking: how.
+        moment: seed and epoch that it depends on in a training.
+    """
+
+    masking: Masking | None = None
+    moment: Moment | None = None
+
+    def training(self, seed: int, epoch: int) -> MaskingCollator:
+        """For the batches of an epoch: other words are masked in each."""
+        return replace(self, moment=(seed, epoch))
+
+    def __call__(self, rows: Encoded, indices: Sequence[int]) -> dict[str, Tensor]:
+        assert self.masking is not None
+        batch = super().__call__(rows, indices)
+        batch["labels"] = torch.full_like(batch["input_ids"], UNMASKED)
+        for row, index in enumerate(indices):
+            read, labels = self.masking.masked(rows.features["input_ids"][index], index, self.moment)
+            batch["input_ids"][row, : len(read)] = torch.from_numpy(read)
+            batch["labels"][row, : len(read)] = torch.from_numpy(labels)
+        return batch
+
+
+@dataclass(frozen=True)
+class MaskedReader(Reader):
+    """Texts whose words are masked.
+
+    Attributes:
+        masking: how.
+    """
+
+    masking: Masking
+
+    @staticmethod
+    def of(tokenizer: Any, model: nn.Module, data: DataConfig) -> MaskedReader:
+        """For a base model.
+
+        Raises:
+            ConfigError: there is no mask token, or no room for text.
+        """
+        masking = Masking.of(tokenizer)
+        keys = {name: Key(value) for name, value in token_keys(tokenizer, model).items()}
+        longest = longest_input(tokenizer, model, data.max_length)
+        return MaskedReader(tokenizer, MaskingCollator(keys, masking=masking), longest, masking)
+
+    def encode(self, rows: Rows, training: bool = False) -> Encoded:
+        """
+        Raises:
+            DataError: a text has no word that could be masked.
+        """
+        encoded = tokenised(self.processor, (rows.texts,), tuple(self.collate.keys), self.max_length)
+        ids = encoded.features["input_ids"]
+        counts = [self.masking.count(ids[row]) for row in range(len(ids))]
+        if 0 in counts:
+            text = rows.texts[counts.index(0)]
+            raise DataError(
+                f"{rows.place}, split '{rows.split}': nothing of the text {text!r:.60} can be masked: all its tokens "
+                "are special ones. Leave it out"
+            )
+        return replace(encoded, weights=counts)
+
+    def masked_words(self, encoded: Encoded) -> list[np.ndarray]:
+        """The masked words of each row, in an evaluation."""
+        ids = encoded.features["input_ids"]
+        found = [self.masking.masked(ids[row], row, None)[1] for row in range(len(ids))]
+        return [labels[labels != UNMASKED] for labels in found]

@@ -13,9 +13,9 @@ import numpy as np
 
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
-from adaptrain.tasks.bad_rows import EMPTY, Bad, check_labels, check_texts, counted, first_of_each, in_words, refused
+from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
 from adaptrain.tasks.columns import settle_columns
-from adaptrain.tasks.shapes import SHAPES, Label, LabelledShape
+from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, locate
 
 
@@ -25,29 +25,125 @@ class Rows:
 
     Attributes:
         split: its name, as configured.
-        texts, pairs: the inputs; `pairs` is None for a task on single texts.
-        labels: class indices or numbers; none where the words themselves are the labels.
+        columns: role → one value a row. A label is an index of the label map, or what else its shape makes of it.
         place: where the rows came from.
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
-        empty: rows used whose text is blank; there are none where rows were loaded.
         skipped: rows left out because their text is blank.
         bad: rows left out, by reason; those that are `skipped` too.
     """
 
     split: str
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[Label]
+    columns: Mapping[str, Sequence[Any]]
     place: str
     found: int
     fingerprint: str
-    empty: int
     skipped: int = 0
     bad: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The first text of each row."""
+        return self.columns["text"]
+
+    @property
+    def pairs(self) -> Sequence[str] | None:
+        """The text that it is read with; None for a task on single texts."""
+        return self.columns.get("text_pair")
+
+    @property
+    def labels(self) -> Sequence[Any]:
+        """One a row; none for a task that has no labels."""
+        return self.columns.get("label", ())
+
+
+class Picked(Sequence[Any]):
+    """Some values of a sequence that is computed when asked for, in any order."""
+
+    def __init__(self, values: Sequence[Any], indices: Sequence[int]) -> None:
+        self.values, self.indices = values, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.values[each] for each in self.indices[index]]
+        return self.values[self.indices[index]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split as it was read, with the roles of its columns: what a shape looks at.
+
+    Attributes:
+        table: its rows.
+        task: with every column named.
+        place: source and split, for messages.
+        names: what each row is called in messages; None where it has a number alone.
+    """
+
+    table: datasets.Dataset
+    task: TaskConfig
+    place: str
+    names: Sequence[Any] | None = None
+
+    @classmethod
+    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str) -> Split:
+        """
+        Raises:
+            DataError: there is no column of the names.
+        """
+        split = cls(table, task, place)
+        return split if task.columns.id is None else replace(split, names=split.values("id"))
+
+    def where(self, row: int) -> str:
+        """A row in words.
+
+        Args:
+            row: from 1.
+        """
+        return f"{self.place}, row {row}{'' if self.names is None else f' ({self.names[row - 1]})'}"
+
+    def column(self, role: str) -> str:
+        """What the column of a role is called."""
+        given = self.task.columns.declared()[role]
+        return given if isinstance(given, str) else ", ".join(given)
+
+    def has(self, role: str) -> bool:
+        """Whether a column plays a role."""
+        return role in self.task.columns.declared()
+
+    def values(self, role: str) -> list[Any]:
+        """The values of a role, as they were read; of several columns the list of theirs.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        given = self.task.columns.declared()[role]
+        if not isinstance(given, str):
+            return [list(row) for row in zip(*(self._one(column, role) for column in given), strict=True)]
+        return self._one(given, role)
+
+    def feature(self, role: str) -> Any:
+        """What `datasets` says of the column of a role; of several the first."""
+        given = self.task.columns.declared()[role]
+        return self.table.features[given if isinstance(given, str) else given[0]]
+
+    def texts(self, role: str) -> Column:
+        """A column of texts."""
+        return check_texts(self.values(role), self.column(role), role, self.where)
+
+    def _one(self, column: str, role: str) -> list[Any]:
+        if column not in self.table.column_names:
+            raise DataError(
+                f"{self.place}: there is no column '{column}'{nearest(column, self.table.column_names) or '.'} The "
+                f"columns are: {listed(self.table.column_names)}. Name one in task.columns.{role}"
+            )
+        return list(self.table[column][:])
 
 
 def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: Source | None = None) -> Rows:
@@ -55,7 +151,7 @@ def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: So
     rows = load_rows(task, task.splits.train, source or locate(task, data), data.bad_rows)
     if data.max_train is None or data.max_train >= len(rows):
         return rows
-    return _select(rows, np.random.default_rng(seed).permutation(len(rows))[: data.max_train].tolist())
+    return selected(rows, np.random.default_rng(seed).permutation(len(rows))[: data.max_train].tolist())
 
 
 def load_evaluation_rows(task: TaskConfig, data: DataConfig, split: str, source: Source | None = None) -> Rows:
@@ -63,7 +159,7 @@ def load_evaluation_rows(task: TaskConfig, data: DataConfig, split: str, source:
     rows = load_rows(task, split, source or locate(task, data), data.bad_rows)
     if data.max_eval is None or data.max_eval >= len(rows):
         return rows
-    return _select(rows, range(data.max_eval))
+    return selected(rows, range(data.max_eval))
 
 
 def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "error") -> Rows:
@@ -74,110 +170,62 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
             masked, blank texts are left out anyway: they end paragraphs.
 
     Raises:
-        DataError: the split is missing or empty, a column is missing or not the only one that could be meant; a text is
-            not text or is empty, a label is not in the map.
+        DataError: the split is missing or empty, a column is missing or not the only one that could be meant; a row is
+            bad: a text is not text or is empty, a label is not in the map.
     """
     table = source.read(split)
     place = f"{source.place}, split '{split}'"
     task, _, _ = settle_columns(task, table.features, place)
-    examined = examine(table, task, place)
-    bad = examined.bad
-    refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].masks else bad
+    columns, bad = examine(table, task, place)
+    refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].blank_lines else bad
     if refusable and bad_rows == "error":
         raise refused(refusable, len(table))
-    out = {each.row - 1 for each in bad}
-    if len(out) == len(table):
-        raise DataError(f"{place}: all {len(table)} {_all_of(counted(bad))}")
-    columns = [
-        None if column is None else [value for row, value in enumerate(column) if row not in out]
-        for column in (examined.texts, examined.pairs, examined.labels)
-    ]
-    texts, pairs, labels = columns[0] or [], columns[1], columns[2] or []
     counts = counted(bad)
+    if len(bad) == len(table):
+        told = "texts are empty" if set(counts) == {EMPTY} else f"rows are bad: {in_words(counts)}"
+        raise DataError(f"{place}: all {len(table)} {told}")
+    out = {each.row - 1 for each in bad}
+    kept = [row for row in range(len(table)) if row not in out]
     return Rows(
         split,
-        texts,
-        pairs,
-        labels,
+        {role: _picked(column.values, kept) for role, column in columns.items()},
         source.place,
         len(table),
-        _fingerprint(texts, pairs, labels),
-        empty=0,
+        _fingerprint([_picked(column.marks or column.values, kept) for column in columns.values()]),
         skipped=counts.get(EMPTY, 0),
         bad=counts,
     )
 
 
-def _all_of(counts: Mapping[str, int]) -> str:
-    return "texts are empty" if set(counts) == {EMPTY} else f"rows are bad: {in_words(counts)}"
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A split's columns in their roles, one value a row, and the rows that are bad.
-
-    Attributes:
-        texts, pairs, labels: as in `Rows`; None where a task has none. What is bad stands as it was read, a bad label
-            as None.
-        bad: each bad row once.
-    """
-
-    texts: list[Any]
-    pairs: list[Any] | None
-    labels: list[Any] | None
-    bad: list[Bad]
-
-
-def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> Examined:
+def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict[str, Column], list[Bad]]:
     """Look at every row of a split.
 
     Args:
         task: with every column named.
 
+    Returns:
+        Role → its column; each bad row once.
+
     Raises:
         DataError: a column is missing, or there is no label map.
     """
-    columns, names = task.columns, None
-    if columns.id is not None:
-        names = _column(table, columns.id, "id", place)
-    assert columns.text is not None
-    texts = check_texts(_column(table, columns.text, "text", place), columns.text, "text", place, names)
-    pairs = None
-    if columns.text_pair is not None:
-        values = _column(table, columns.text_pair, "text_pair", place)
-        pairs = check_texts(values, columns.text_pair, "text_pair", place, names)
-    shape, labels = SHAPES[task.type], None
-    if isinstance(shape, LabelledShape):
-        assert columns.label is not None
-        if task.type == "classification" and not task.labels:
-            raise DataError(f"{place}: task {task.name} has no label map; write it down in task.labels")
-        values = _column(table, columns.label, "label", place)
-        feature = table.features[columns.label]
-        classes = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        labels = check_labels(values, classes, task, shape, place, names)
-    bad = first_of_each([column for column in (texts, pairs, labels) if column is not None])
-    return Examined(texts.values, pairs and pairs.values, labels and labels.values, bad)
+    columns = SHAPES[task.type].examine(Split.of(table, task, place))
+    return columns, first_of_each(list(columns.values()))
 
 
-def _select(rows: Rows, indices: Sequence[int]) -> Rows:
-    texts = [rows.texts[index] for index in indices]
-    pairs = None if rows.pairs is None else [rows.pairs[index] for index in indices]
-    labels = [rows.labels[index] for index in indices] if rows.labels else []
-    return replace(rows, texts=texts, pairs=pairs, labels=labels)
+def selected(rows: Rows, indices: Sequence[int]) -> Rows:
+    """Some of the rows, in this order."""
+    return replace(rows, columns={role: _picked(values, indices) for role, values in rows.columns.items()})
 
 
-def _column(table: datasets.Dataset, column: str, role: str, place: str) -> list[Any]:
-    if column not in table.column_names:
-        raise DataError(
-            f"{place}: there is no column '{column}'{nearest(column, table.column_names) or '.'} The columns are: "
-            f"{listed(table.column_names)}. Name one in task.columns.{role}"
-        )
-    return list(table[column][:])
+def _picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    if len(indices) == len(values) and isinstance(indices, range):
+        return values
+    return [values[index] for index in indices] if isinstance(values, list) else Picked(values, indices)
 
 
-def _fingerprint(texts: Sequence[str], pairs: Sequence[str] | None, labels: Sequence[Label]) -> str:
+def _fingerprint(columns: Sequence[Sequence[Any]]) -> str:
     digest = hashlib.sha256()
-    columns = [column for column in (texts, pairs, labels or None) if column is not None]
     for row in zip(*columns, strict=True):
         digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode())
         digest.update(b"\n")

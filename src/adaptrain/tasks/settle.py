@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import datasets
+
 from adaptrain.config.schema import DataConfig, TaskConfig
+from adaptrain.config.task import MAPPED, ROLES
 from adaptrain.tasks.columns import Role, settle_columns
-from adaptrain.tasks.labels import infer_labels
+from adaptrain.tasks.labels import infer_labels, words_of
+from adaptrain.tasks.rows import Split
 from adaptrain.tasks.sources import Source, locate
 
 
@@ -30,12 +34,9 @@ class Settled:
 
 def is_settled(task: TaskConfig) -> bool:
     """Whether nothing of a task is to be inferred, so that its rows need not be read to know it."""
-    columns = task.columns
-    if columns.text is None:
-        return False
-    if task.type == "masked_lm":
-        return True
-    return columns.label is not None and (task.type != "classification" or bool(task.labels))
+    declared = task.columns.declared()
+    needed = ROLES[task.type].needed or (("text",) if "text" in declared else ("source", "target"))
+    return all(role in declared for role in needed) and (task.type not in MAPPED or bool(task.labels))
 
 
 def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None) -> Settled:
@@ -50,11 +51,23 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
     task, roles, unused = settle_columns(task, table.features, place)
     inferred = [f"{role.name} = {', '.join(role.columns)}" for role in roles if not role.declared]
     notes = [f"columns inferred: {'; '.join(inferred)}"] if inferred else []
-    if task.type == "classification" and not task.labels:
-        column = task.columns.label
-        assert column is not None
-        labels = infer_labels(list(table[column][:]), table.features[column], column, place)
+    if task.type in MAPPED and not task.labels:
+        labels = _labels(Split.of(table, task, place), MAPPED[task.type])
         task = dataclasses.replace(task, labels=labels)
         shown = ", ".join(f"{index} = {name}" for index, name in enumerate(labels[:10]))
         notes.append(f"label map inferred: {shown}{f' and {len(labels) - 10} more' if len(labels) > 10 else ''}")
     return Settled(task, roles, unused, tuple(notes))
+
+
+def _labels(split: Split, role: str) -> tuple[str, ...]:
+    """The label map of a role: of a column for each label the columns' names; of lists what is in them."""
+    given = split.task.columns.declared()[role]
+    if not isinstance(given, str):
+        return given
+    values, feature = split.values(role), split.feature(role)
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        values = [each for value in values for each in value or ()]
+        feature = feature.feature
+    if split.task.type == "multilabel" and feature is split.feature(role):  # names in a text
+        values = [word for value in values for word in words_of(value)]
+    return infer_labels(values, feature, given, split.place)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
 
 from adaptrain.config.schema import TaskConfig
+from adaptrain.config.task import MAPPED
 from adaptrain.tasks.bad_rows import EMPTY, LABEL, NO_LABEL, Bad, check_texts, first_of_each
 from adaptrain.tasks.bad_rows import Column as Checked
 from adaptrain.tasks.columns import Role
 from adaptrain.tasks.rows import examine
-from adaptrain.tasks.shapes import SHAPES, LabelledShape
+from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source
 
 ANSWER, TAGS, CHOICES = "answer outside the context", "not a tag for each token", "choices that are no list of texts"
@@ -202,28 +204,56 @@ def token_measure(tokenizer: Any) -> Measure:
 
 
 def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
-    examined = examine(table, task, place)
-    texts, pairs, labels = examined.texts, examined.pairs, examined.labels
-    shape = SHAPES[task.type]
-    bad = [each for each in examined.bad if each.reason != EMPTY] if shape.masks else examined.bad
+    columns, bad = examine(table, task, place)
+    if SHAPES[task.type].blank_lines:
+        bad = [each for each in bad if each.reason != EMPTY]
+    values = {role: column.marks or column.values for role, column in columns.items()}
+    read = [_frozen(values[role]) for role in values if role not in SAID]
+    said = [_frozen(values[role]) for role in values if role in SAID]
     balance: Counter[str] | None = None
     numbers: list[float] = []
-    if labels is not None and isinstance(shape, LabelledShape):
-        if task.labels:
-            found = Counter(label for label in labels if label is not None)
-            balance = Counter({name: found[index] for index, name in enumerate(task.labels)})
-        else:
-            numbers = [float(label) for label in labels if label is not None]
+    mapped = MAPPED.get(task.type)
+    if mapped is not None:
+        balance = Counter(dict.fromkeys(task.labels, 0))
+        balance.update(_named(columns[mapped].values, task))
+    elif task.type == "regression":
+        numbers = [float(label) for label in values["label"] if label is not None]
+    first, second = _lengths_of(columns)
     return Looked(
-        texts if pairs is None else list(zip(texts, pairs, strict=True)),
-        [None] * len(texts) if labels is None else labels,
-        texts,
-        pairs,
+        read[0] if len(read) == 1 else list(zip(*read, strict=True)),
+        [None] * len(table) if not said else said[0] if len(said) == 1 else list(zip(*said, strict=True)),
+        first,
+        second,
         balance,
         numbers,
         bad,
-        labels is not None,
+        bool(said),
     )
+
+
+SAID = ("label", "answers", "tags", "heads", "relations", "target")
+"""Roles of what a model should say; the others are what it reads."""
+
+
+def _named(values: Sequence[Any], task: TaskConfig) -> list[str]:
+    """The labels of the map that occur: of each row one; or a list, of indices, or of a truth for each label."""
+    found: list[str] = []
+    for value in values:
+        if isinstance(value, int):
+            found.append(task.labels[value])
+        elif value is not None and task.type == "multilabel":
+            found += [name for name, there in zip(task.labels, value, strict=True) if there]
+        elif value is not None:
+            found += [task.labels[each] for each in value]
+    return found
+
+
+def _lengths_of(columns: Mapping[str, Checked]) -> tuple[list[str] | None, list[str] | None]:
+    """What lengths are measured of: the texts that are read first, and those that are read with them."""
+    order = [role for role in ("text", "context", "tokens", "source") if role in columns][:1]
+    order += [role for role in ("text_pair", "question") if role in columns and role not in order][:1]
+    found = [[_joined(value) for value in columns[role].values] for role in order]
+    return (found[0] if found else None), (found[1] if len(found) > 1 else None)
 
 
 def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Looked:
@@ -231,7 +261,8 @@ def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Loo
     values = {role.name: _values(table, role) for role in roles}
     named = {role.name: ", ".join(role.columns) for role in roles}
     texts = [role for role in ("text", "text_pair", "question", "context", "source", "target") if role in values]
-    checked = [check_texts(values[role], named[role], role, place, None) for role in texts]
+    where = partial("{}, row {}".format, place)
+    checked = [check_texts(values[role], named[role], role, where) for role in texts]
     checked += [Checked([], check(values, named, place)) for check in (_tokens, _choices, _answers, _labels)]
     bad = first_of_each(checked)
     order = ("text", "text_pair", "question", "context", "choices", "tokens", "source")

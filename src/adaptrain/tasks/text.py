@@ -1,94 +1,23 @@
-"""Texts as tokens, and tokens as batches no longer than their own longest row."""
+"""Texts as tokens."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from adaptrain.config.schema import DataConfig, TaskConfig
-from adaptrain.errors import ConfigError, DataError
-from adaptrain.tasks.masking import UNMASKED, Masking, Moment
-from adaptrain.tasks.rows import Rows
-from adaptrain.tasks.shapes import SHAPES, Label
+from adaptrain.config.schema import DataConfig
+from adaptrain.errors import ConfigError
+from adaptrain.tasks.encoded import Collator, Encoded, Feature, Ragged, text_keys
+from adaptrain.tasks.reading import Reader
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """The rows of a split as tokens.
-
-    Attributes:
-        features: one mapping a row, `input_ids` and what else the tokenizer makes and the model takes.
-        labels: as in `Rows`; how many tokens are masked, where those are the labels.
-        lengths: tokens of each row.
-        truncated: rows that lost tokens.
-        weights: how many labels each row has, where that is not one.
-    """
-
-    features: list[dict[str, np.ndarray]]
-    labels: list[Label]
-    lengths: list[int]
-    truncated: int
-    weights: list[int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def weight(self, indices: Sequence[int]) -> int:
-        """What the mean loss over some rows is the mean of: their labels."""
-        return len(indices) if self.weights is None else sum(self.weights[index] for index in indices)
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Rows to a batch: padded on the right to the longest of them.
-
-    On the right whatever the tokenizer prefers: every model then counts positions from the first token, and heads find
-    the last token by the mask.
-
-    Attributes:
-        padding: key of a feature → what it is padded with.
-        label_dtype: of a batch of labels.
-        masking: how words are masked, where those are the labels; (rows, positions) then.
-        moment: seed and epoch that masking depends on in a training.
-    """
-
-    padding: dict[str, int]
-    label_dtype: torch.dtype
-    masking: Masking | None = None
-    moment: Moment | None = None
-
-    def training(self, seed: int, epoch: int) -> Collator:
-        """For the batches of an epoch: other words are masked in each."""
-        return self if self.masking is None else replace(self, moment=(seed, epoch))
-
-    def __call__(self, rows: Encoded, indices: Sequence[int]) -> dict[str, Tensor]:
-        lengths = torch.tensor([rows.lengths[index] for index in indices])
-        longest = int(lengths.max())
-        batch = {}
-        for key, value in self.padding.items():
-            padded = torch.full((len(indices), longest), value, dtype=torch.long)
-            for row, index in enumerate(indices):
-                padded[row, : rows.lengths[index]] = torch.from_numpy(rows.features[index][key])
-            batch[key] = padded
-        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-        if self.masking is not None:
-            self._mask(self.masking, rows, indices, batch)
-            return batch
-        batch["labels"] = torch.tensor([rows.labels[index] for index in indices], dtype=self.label_dtype)
-        return batch
-
-    def _mask(self, masking: Masking, rows: Encoded, indices: Sequence[int], batch: dict[str, Tensor]) -> None:
-        batch["labels"] = torch.full_like(batch["input_ids"], UNMASKED)
-        for row, index in enumerate(indices):
-            read, labels = masking.masked(rows.features[index]["input_ids"], index, self.moment)
-            batch["input_ids"][row, : len(read)] = torch.from_numpy(read)
-            batch["labels"][row, : len(read)] = torch.from_numpy(labels)
+if TYPE_CHECKING:
+    from adaptrain.tasks.rows import Rows
 
 
 def prepare_tokenizer(tokenizer: Any) -> None:
@@ -102,69 +31,53 @@ def prepare_tokenizer(tokenizer: Any) -> None:
 
 
 @dataclass(frozen=True)
-class TextReader:
-    """Rows of text to what a model takes.
+class TextReader(Reader):
+    """Rows of one text, or of two that are read together, with one label each."""
 
-    Attributes:
-        tokenizer: of the base model.
-        collate: makes batches.
-        max_length: tokens that a row may have.
-    """
-
-    tokenizer: Any
-    collate: Collator
-    max_length: int
-
-    def encode(self, rows: Rows) -> Encoded:
-        """The rows as tokens.
-
-        Raises:
-            DataError: words are to be masked, and a text has none.
-        """
-        encoded = encode(self.tokenizer, rows, tuple(self.collate.padding), self.max_length)
-        if self.collate.masking is None:
-            return encoded
-        counts = [self.collate.masking.count(feature["input_ids"]) for feature in encoded.features]
-        if 0 in counts:
-            text = rows.texts[counts.index(0)]
-            raise DataError(
-                f"{rows.place}, split '{rows.split}': nothing of the text {text!r:.60} can be masked: all its tokens "
-                "are special ones. Leave it out"
-            )
-        return replace(encoded, labels=counts, weights=counts)
+    def encode(self, rows: Rows, training: bool = False) -> Encoded:
+        texts = (rows.texts,) if rows.pairs is None else (rows.texts, rows.pairs)
+        keys = [name for name in self.collate.keys if name != "labels"]
+        encoded = tokenised(self.processor, texts, keys, self.max_length)
+        return replace(encoded, features={**encoded.features, "labels": np.asarray(rows.labels)})
 
 
-def text_reader(tokenizer: Any, model: nn.Module, task: TaskConfig, data: DataConfig) -> TextReader:
-    """How this task is read for this base model.
+def text_reader(tokenizer: Any, model: nn.Module, data: DataConfig, pair: bool, label_dtype: torch.dtype) -> TextReader:
+    """How texts with one label each are read for a base model.
 
     Raises:
-        ConfigError: `data.max_length` leaves no room for text, or there is no mask token for a task that needs one.
+        ConfigError: `data.max_length` leaves no room for text.
     """
-    longest = longest_input(tokenizer, model, data.max_length, task.columns.text_pair is not None)
-    shape = SHAPES[task.type]
-    masking = Masking.of(tokenizer) if shape.masks else None
-    return TextReader(tokenizer, _collator(tokenizer, model, shape.label_dtype, masking), longest)
+    collate = Collator(text_keys(token_keys(tokenizer, model), label_dtype))
+    return TextReader(tokenizer, collate, longest_input(tokenizer, model, data.max_length, pair))
 
 
-def _collator(tokenizer: Any, model: nn.Module, label_dtype: torch.dtype, masking: Masking | None) -> Collator:
+def token_keys(tokenizer: Any, model: nn.Module) -> dict[str, int]:
+    """What the tokenizer makes and the model takes, and what each is padded with."""
     padding = {"input_ids": int(tokenizer.pad_token_id or 0)}
     # A tokenizer borrowed from BERT makes segment ids that DistilBERT does not take
     if "token_type_ids" in tokenizer.model_input_names and _accepts(model, "token_type_ids"):
         padding["token_type_ids"] = int(tokenizer.pad_token_type_id or 0)
-    return Collator(padding, label_dtype, masking)
+    return padding
 
 
-def encode(tokenizer: Any, rows: Rows, keys: Sequence[str], max_length: int) -> Encoded:
-    """Tokenise all rows; those longer than `max_length` are cut (of a pair the longer text first) and counted."""
-    texts = (rows.texts,) if rows.pairs is None else (rows.texts, rows.pairs)
-    made = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
-    features = [{key: np.asarray(made[key][row], dtype=np.int64) for key in keys} for row in range(len(rows))]
-    for feature in features:
-        if not len(feature["input_ids"]):  # GPT-2 adds no token of its own, so an empty text has none at all
-            feature.update({key: np.zeros(1, dtype=np.int64) for key in keys})
-            feature["input_ids"][0] = int(tokenizer.bos_token_id or tokenizer.eos_token_id or tokenizer.pad_token_id)
-    truncated = sum(bool(encoding.overflowing) for encoding in made.encodings)
-    return Encoded(features, rows.labels, [len(feature["input_ids"]) for feature in features], truncated)
+def tokenised(tokenizer: Any, texts: Sequence[Sequence[str]], keys: Sequence[str], max_length: int) -> Encoded:
+    """Tokenise all rows; those longer than `max_length` are cut (of a pair the longer text first) and counted.
+
+    Args:
+        texts: a column, or two that are read together.
+        keys: names of what is kept.
+    """
+    made = tokenizer(*(list(column) for column in texts), truncation=True, max_length=max_length, padding=False)
+    ids = made["input_ids"]
+    found = {key: list(made[key]) for key in keys}
+    for row, tokens in enumerate(ids):
+        if not tokens:  # GPT-2 adds no token of its own, so an empty text has none at all
+            for key in keys:
+                found[key][row] = [0]
+            found["input_ids"][row] = [int(tokenizer.bos_token_id or tokenizer.eos_token_id or tokenizer.pad_token_id)]
+    features: dict[str, Feature] = {key: Ragged.of(rows) for key, rows in found.items()}
+    lengths = [max(1, len(tokens)) for tokens in ids]
+    return Encoded(features, lengths, sum(bool(encoding.overflowing) for encoding in made.encodings))
 
 
 def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = False) -> int:

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from adaptrain.auto import AutoAdapterModel
+from adaptrain.auto import AutoAdapterModel, OwnHead
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, listed
 from adaptrain.tasks.packages import package_folder
@@ -149,12 +149,24 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
+def load_processor(base: BaseModel, reads: str) -> Any:
+    """What makes numbers of what a task reads, as the base model was pre-trained with it: the tokenizer.
+
+    Args:
+        reads: as in `Shape.reads`.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    return load_tokenizer(base)
+
+
 def load_model(
     base: BaseModel,
     dtype: torch.dtype,
     device: torch.device = CPU,
     architecture: str | dict[str, Any] | None = None,
-    own_head: Literal["masked_lm"] | None = None,
+    own_head: OwnHead | None = None,
 ) -> tuple[Any, BaseModel]:
     """The base model, ready for adapters, and what is known of it now that its weights are on this machine.
 

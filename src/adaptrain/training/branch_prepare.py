@@ -13,16 +13,13 @@ from adaptrain.errors import CompositionError, ConfigError, UnsupportedError, li
 from adaptrain.evaluation.baseline import trivial_baseline
 from adaptrain.evaluation.metrics import check_metrics
 from adaptrain.methods import MTLLoRAConfig, config_from_dict
-from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
-from adaptrain.tasks.shapes import labelled
-from adaptrain.tasks.sources import locate
-from adaptrain.tasks.text import text_reader
-from adaptrain.training.base_model import find_base, load_model, load_tokenizer
+from adaptrain.tasks.shapes import SHAPES
+from adaptrain.training.base_model import find_base, load_model, load_processor
 from adaptrain.training.members import Source, assemble, source_notes
 from adaptrain.training.mixed import choosing
 from adaptrain.training.part import Part
 from adaptrain.training.precision import Hardware, find_hardware
-from adaptrain.training.prepare import Prepared, notes_of
+from adaptrain.training.prepare import Prepared, encode, load_splits, notes_of
 from adaptrain.training.quantisation import check_library
 from adaptrain.training.seeds import seed_everything
 
@@ -82,10 +79,10 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
     _check(config, tree, block)
     paths = {name: put(child, block, tree) for name, child in zip(branch_names(block), block.children, strict=True)}
     own = {name: of_branch(config, block, name, path) for name, path in paths.items()}
-    splits = {name: _splits(branch) for name, branch in own.items()}
+    rows = {name: load_splits(branch) for name, branch in own.items()}
 
     base = find_base(config.model)
-    tokenizer = load_tokenizer(base)
+    processor = load_processor(base, "texts")
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture)
     apart, found = block.word == "parallel", {}
     if not apart:
@@ -95,13 +92,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
         if apart:  # as its own run would draw its weights: the adapters of its path, then its head
             seed_everything(branch.seed)
             found |= {source.name: source for source in assemble(model, _of_path(config, paths[name]))}
-        model.add_classification_head(
-            name,
-            num_labels=labelled(branch.task).outputs(branch.task),
-            layers=branch.head.layers,
-            dropout=branch.head.dropout,
-            id2label=dict(enumerate(branch.task.labels)) or None,
-        )
+        SHAPES[branch.task.type].put_head(model, dataclasses.replace(branch.task, name=name), branch.head)
     notes = () if apart else _share(model, tuple(own))
     _choose(model, tree, config, tuple(own))
     if config.trainer.gradient_checkpointing:
@@ -110,10 +101,10 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
 
     runs = {}
     for name, branch in own.items():
-        task, rows = branch.task, splits[name]
-        reader = text_reader(tokenizer, model.base_model, task, branch.data)
-        encoded = {role: reader.encode(each) for role, each in rows.items()}
-        reported = "test" if "test" in rows else "validation"
+        task = branch.task
+        reader = SHAPES[task.type].reader(processor, model.base_model, task, branch.data)
+        splits = encode(reader, rows[name])
+        reported = "test" if "test" in splits else "validation"
         metrics = (task.metric, *task.extra_metrics)
         runs[name] = Prepared(
             config=branch,
@@ -121,11 +112,10 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
             base=base,
             model=Part(model, paths[name], name),
             reader=reader,
-            splits=rows,
-            encoded=encoded,
+            splits=splits,
             reported=reported,
-            baseline=trivial_baseline(task, rows["train"].labels, rows[reported].labels, metrics),
-            notes=tuple(note for role in rows for note in notes_of(rows[role], encoded[role], reader.max_length)),
+            baseline=trivial_baseline(task, reader, splits["train"], splits[reported], metrics),
+            notes=tuple(note for read in splits.values() for note in notes_of(read, reader.max_length)),
             sources=tuple(found[member] for member in names(paths[name]) if member in found),
         )
     sources = tuple(found.values())
@@ -190,7 +180,7 @@ def _check(config: RunConfig, tree: Composition, block: Block) -> None:
     for name in branches:
         task = members[name].task
         assert task is not None
-        if task.type not in ("classification", "regression"):
+        if not SHAPES[task.type].in_branch:
             problems.append(f"adapters.{name}.task: {task.type} is for a run of its own; a branch cannot have it")
             continue
         try:
@@ -222,18 +212,6 @@ def _check(config: RunConfig, tree: Composition, block: Block) -> None:
 def _moves(member: MemberConfig) -> bool:
     """Whether two branches would disagree about its weights: those it ends with, or those it begins with."""
     return member.trains or member.path is None
-
-
-def _splits(config: RunConfig) -> dict[str, Rows]:
-    task, data = config.task, config.data
-    source = locate(task, data)
-    splits = {
-        "train": load_training_rows(task, data, config.seed, source),
-        "validation": load_evaluation_rows(task, data, task.splits.validation, source),
-    }
-    if task.splits.test is not None:
-        splits["test"] = load_evaluation_rows(task, data, task.splits.test, source)
-    return splits
 
 
 def _share(model: Any, branches: tuple[str, ...]) -> tuple[str, ...]:

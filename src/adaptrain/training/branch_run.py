@@ -37,6 +37,7 @@ FORMAT = "adaptrain-branches/1"
 
 def train_branches(
     config: RunConfig,
+    notes: Sequence[str],
     folder: Path,
     origins_yaml: str | None,
     command: Sequence[str],
@@ -47,6 +48,7 @@ def train_branches(
     """Train, evaluate and save the branches of a composition; the rest of `train`.
 
     Args:
+        notes: that there are already.
         folder: of the run; it is free.
         clock: `perf_counter` when the run began.
     """
@@ -56,7 +58,7 @@ def train_branches(
         log = Displays([display, JsonLog(work / "log.jsonl")])
         try:
             begun = time.perf_counter()
-            for note in run.notes:
+            for note in (*notes, *run.notes):
                 log.note(note)
             states = _train_apart(run, log) if run.apart else _train_mixed(run, log)
             trained = time.perf_counter()
@@ -87,12 +89,12 @@ def _train_apart(run: PreparedBranches, display: Display) -> dict[str, TrainStat
     for name, own in run.runs.items():
         config, metric = own.config, get_metric(own.config.task.metric)
         plan = Plan(
-            rows=own.encoded["train"],
+            rows=own.splits["train"].encoded,
             collate=own.reader.collate,
             evaluate=lambda own=own: own.predict("validation").scores(),
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
-            steps=total_steps(len(own.encoded["train"]), config.trainer),
+            steps=total_steps(len(own.splits["train"].encoded), config.trainer),
             seed=config.seed,
         )
         state = TrainState(make_optimizer(own.model.trainable_parameters(), config.trainer, run.model.rate))
@@ -108,7 +110,7 @@ def _train_mixed(run: PreparedBranches, display: Display) -> dict[str, TrainStat
     config, runs = run.config, run.runs
     metrics = {name: own.config.task.metric for name, own in runs.items()}
     metric = choosing(metrics)
-    parts = [own.encoded["train"] for own in runs.values()]
+    parts = [own.splits["train"].encoded for own in runs.values()]
     rows, collate = mixed(parts, next(iter(runs.values())).reader.collate)
     steps, batches = total_steps(len(rows), config.trainer), None
     if isinstance(run.block, BatchSplit):

@@ -185,7 +185,8 @@ def _forward(
     adapter could be shared here.
     """
     batches = [piece.branch.plan.collate(piece.branch.plan.rows, piece.rows) for piece in pieces]
-    paddings = [piece.branch.plan.collate.padding for piece in pieces]
+    keys = [piece.branch.plan.collate.keys for piece in pieces]
+    paddings = [{name: key.padding for name, key in each.items() if key.padding is not None} for each in keys]
     labels = [batch.pop("labels").to(hardware.device) for batch in batches]
     inputs = {key: value.to(hardware.device) for key, value in joined(batches, paddings).items()}
     if len(pieces) == 1:
@@ -203,7 +204,7 @@ def _forward(
     return losses
 
 
-def joined(batches: Sequence[dict[str, Tensor]], paddings: Sequence[dict[str, int]]) -> dict[str, Tensor]:
+def joined(batches: Sequence[dict[str, Tensor]], paddings: Sequence[dict[str, float]]) -> dict[str, Tensor]:
     """Batches one after the other, all padded on the right to the longest, (rows, positions) each.
 
     Args:

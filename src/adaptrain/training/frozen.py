@@ -22,7 +22,7 @@ from adaptrain.composition import names
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import UnsupportedError
 from adaptrain.sites.below import Below
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded
 from adaptrain.training.batching import evaluation_batches
 from adaptrain.training.precision import Hardware, memory_errors
 

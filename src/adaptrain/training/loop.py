@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.errors import AdaptrainError
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded
 from adaptrain.training.batching import epoch_batches, micro_batches
 from adaptrain.training.display import Display, Progress
 from adaptrain.training.drop import drawn_layers, dropping

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from adaptrain.composition import BatchSplit, Block, Composition, MultiTask, put
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import ConfigError, listed
 from adaptrain.evaluation.metrics import Metric, get_metric
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, Key
 from adaptrain.training.batching import epoch_batches
 from adaptrain.training.loop import Batches
 
@@ -74,13 +75,15 @@ def mixed(parts: Sequence[Encoded], collate: Collator) -> tuple[Encoded, Collato
     Args:
         collate: of any of the tasks; they have one base model.
     """
+    names = [name for name in collate.keys if name != "labels"]
     rows = Encoded(
-        features=[feature for part in parts for feature in part.features],
-        labels=[(number, label) for number, part in enumerate(parts) for label in part.labels],  # type: ignore[misc]
+        features={name: list(chain.from_iterable(part.features[name] for part in parts)) for name in names}
+        | {"labels": [(number, label) for number, part in enumerate(parts) for label in part.labels]},
         lengths=[length for part in parts for length in part.lengths],
         truncated=sum(part.truncated for part in parts),
     )
-    return rows, Collator(collate.padding, torch.float32)
+    keys = {**collate.keys, "labels": Key(None, torch.float32, of_text=False)}
+    return rows, replace(collate, keys=keys)
 
 
 def split_batches(
@@ -137,7 +140,7 @@ def choosing(metrics: Mapping[str, str]) -> Metric:
     same = len({(metric.scale, metric.decimals) for metric in found.values()}) == 1
     scale, decimals = (alike.scale, alike.decimals) if same else (1.0, 3)
     return Metric(
-        "mean", "mean", "", alike.formula, alike.higher_is_better, (None, None), scale=scale, decimals=decimals
+        "mean", "mean", (), alike.formula, alike.higher_is_better, (None, None), scale=scale, decimals=decimals
     )
 
 

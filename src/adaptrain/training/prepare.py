@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adaptrain.config.schema import RunConfig
-from adaptrain.evaluation.baseline import Baseline, trivial_baseline, unigram_baseline
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
 from adaptrain.sites.below import Below
+from adaptrain.tasks.bad_rows import in_words
+from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
+from adaptrain.tasks.shapes import SHAPES, Shape
 from adaptrain.tasks.sources import locate
-from adaptrain.tasks.text import Encoded, TextReader, text_reader
-from adaptrain.training.base_model import BaseModel, find_base, load_model, load_tokenizer
+from adaptrain.training.base_model import BaseModel, find_base, load_model, load_processor, read_config
 from adaptrain.training.drop import check_drop
 from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
-from adaptrain.training.heads import put_head
 from adaptrain.training.members import Source, assemble, source_notes, train_composition
 from adaptrain.training.precision import Hardware, find_hardware
 from adaptrain.training.quantisation import check_library
@@ -34,29 +36,29 @@ class Prepared:
         model: the base model with a fresh adapter and head, both named after the task, that train; or with the adapters
             of the run's composition.
         reader: rows to batches.
-        splits: rows by role: `train`, `validation`, and `test` where the task names one.
-        encoded: the same as tokens.
+        splits: what was read, by role: `train`, `validation`, and `test` where the task names one.
         reported: role of the split that the score is of.
         baseline: the trivial answer on that split.
         notes: what a person should know of the data and of saved adapters.
         sources: the saved adapters of the composition.
         below: the layers whose states are kept; None where none are.
         kept: role → those states, once `keep` has computed them.
+        settings: what is chosen on the split that chooses, once `calibrate` has done so.
     """
 
     config: RunConfig
     hardware: Hardware
     base: BaseModel
     model: Any
-    reader: TextReader
-    splits: dict[str, Rows]
-    encoded: dict[str, Encoded]
+    reader: Reader
+    splits: dict[str, Read]
     reported: str
     baseline: Baseline
     notes: tuple[str, ...]
     sources: tuple[Source, ...] = ()
     below: Below | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
+    settings: dict[str, float] = field(default_factory=dict)
 
     def keep(self) -> None:
         """Compute what lies below the adapters for the rows that every epoch reads (`trainer.cache_frozen`)."""
@@ -64,7 +66,7 @@ class Prepared:
             return
         size, collate = self.config.trainer.eval_batch_size, self.reader.collate
         for role in KEPT:
-            self.kept[role] = keep(self.model, self.below, self.encoded[role], collate, size, self.hardware)
+            self.kept[role] = keep(self.model, self.below, self.splits[role].encoded, collate, size, self.hardware)
 
     def begin(self, role: str) -> Begin:
         """Around the forward of rows of a split."""
@@ -72,8 +74,15 @@ class Prepared:
 
     def predict(self, role: str) -> Predictions:
         """What the model, as it is now, says of a split."""
-        size, task, collate = self.config.trainer.eval_batch_size, self.config.task, self.reader.collate
-        return predict(self.model, self.encoded[role], collate, task, size, self.hardware, self.begin(role))
+        size, task, begin = self.config.trainer.eval_batch_size, self.config.task, self.begin(role)
+        return predict(self.model, self.reader, self.splits[role], task, size, self.hardware, begin, self.settings)
+
+    def calibrate(self) -> None:
+        """Choose on one split what the scores of another depend on. Where one split does both, nothing is chosen: the
+        score would be an upper bound."""
+        shape = SHAPES[self.config.task.type]
+        if self.reported != "validation" and type(shape).calibrate is not Shape.calibrate:
+            self.settings.update(shape.calibrate(self.predict("validation")))
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""
@@ -89,21 +98,23 @@ class Prepared:
         return [
             {
                 "role": role,
-                "split": rows.split,
-                "place": rows.place,
-                "fingerprint": rows.fingerprint,
-                "rows": len(rows),
-                "rows_of_split": rows.found,
-                "truncated": self.encoded[role].truncated,
-                "empty": rows.empty,
-                "skipped": rows.skipped,
+                "split": read.rows.split,
+                "place": read.rows.place,
+                "fingerprint": read.rows.fingerprint,
+                "rows": len(read.rows),
+                "rows_of_split": read.rows.found,
+                "truncated": read.encoded.truncated,
+                "skipped": dict(read.rows.bad),
             }
-            for role, rows in self.splits.items()
+            for role, read in self.splits.items()
         ]
 
 
-def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
+def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -> Prepared:
     """Load and check everything, cheap things first.
+
+    Args:
+        said: notes that there are already.
 
     Raises:
         CheckpointError: a saved adapter of the composition is missing or wrong.
@@ -118,24 +129,18 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
     drops = config.trainer.adapter_drop
     trains_base = config.plain and method.trains_base
     hardware = find_hardware(config.trainer.device, config.trainer.precision, trains_base, drops > 0)
-    source = locate(task, config.data)
-    splits = {
-        "train": load_training_rows(task, config.data, config.seed, source),
-        "validation": load_evaluation_rows(task, config.data, task.splits.validation, source),
-    }
-    if task.splits.test is not None:
-        splits["test"] = load_evaluation_rows(task, config.data, task.splits.test, source)
-    reported = "test" if "test" in splits else "validation"
+    shape = SHAPES[task.type]
+    rows = load_splits(config)
 
     base = find_base(config.model)
-    tokenizer = load_tokenizer(base)
-    own_head = "masked_lm" if task.type == "masked_lm" else None
+    processor = load_processor(base, shape.reads)
+    own_head = shape.own_head(read_config(config.model))
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)
     if config.plain:
         model.add_adapter(task.name, config=method)
-    head_note = put_head(model, config)
+    head_note = shape.put_head(model, task, config.head)
     if config.plain:
         model.train_adapter(task.name)
     else:
@@ -146,33 +151,52 @@ def prepare(config: RunConfig, method: MethodConfig) -> Prepared:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
 
-    reader = text_reader(tokenizer, model.base_model, task, config.data)
-    encoded = {role: reader.encode(rows) for role, rows in splits.items()}
+    reader = shape.reader(processor, model.base_model, task, config.data)
+    splits = encode(reader, rows)
+    reported = "test" if "test" in splits else "validation"
     metrics = (task.metric, *task.extra_metrics)
-    if reader.collate.masking is None:
-        baseline = trivial_baseline(task, splits["train"].labels, splits[reported].labels, metrics)
-    else:
-        baseline = unigram_baseline(task, reader, encoded["train"], encoded[reported], metrics)
-    notes = tuple(note for role in splits for note in notes_of(splits[role], encoded[role], reader.max_length))
+    baseline = trivial_baseline(task, reader, splits["train"], splits[reported], metrics)
+    notes = (*said, *(note for read in splits.values() for note in notes_of(read, reader.max_length)))
     notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
     below = None
     if config.trainer.cache_frozen:
         below = layers_below(model)
-        size = bytes_kept(model, [encoded[role] for role in KEPT]) / 2**20
+        size = bytes_kept(model, [splits[role].encoded for role in KEPT]) / 2**20
         notes += (
             f"the first {below.count} layers are computed once, without dropout; their states take {size:.0f} MB",
         )
-    return Prepared(config, hardware, base, model, reader, splits, encoded, reported, baseline, notes, sources, below)
+    return Prepared(config, hardware, base, model, reader, splits, reported, baseline, notes, sources, below)
 
 
-def notes_of(rows: Rows, encoded: Encoded, max_length: int) -> list[str]:
+def load_splits(config: RunConfig) -> dict[str, Rows]:
+    """The rows of each split of a task by role.
+
+    Raises:
+        DataError: rows that are missing or wrong.
+    """
+    task, data = config.task, config.data
+    source = locate(task, data)
+    rows = {
+        "train": load_training_rows(task, data, config.seed, source),
+        "validation": load_evaluation_rows(task, data, task.splits.validation, source),
+    }
+    if task.splits.test is not None:
+        rows["test"] = load_evaluation_rows(task, data, task.splits.test, source)
+    return rows
+
+
+def encode(reader: Reader, rows: Mapping[str, Rows]) -> dict[str, Read]:
+    """The same as numbers, by role."""
+    return {role: Read(each, reader.encode(each, training=role == "train")) for role, each in rows.items()}
+
+
+def notes_of(read: Read, max_length: int) -> list[str]:
     """What a person should know of a split."""
-    notes = []
-    if encoded.truncated:
-        notes.append(f"split '{rows.split}': {encoded.truncated} of {len(rows)} rows were cut to {max_length} tokens")
-    if rows.empty:
-        notes.append(f"split '{rows.split}': {rows.empty} of {len(rows)} rows have an empty text")
-    if rows.skipped:
-        notes.append(f"split '{rows.split}': {rows.skipped} of {rows.found} texts are empty and were left out")
+    rows, cut = read.rows, read.encoded.truncated
+    notes = [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {max_length} tokens"] if cut else []
+    if rows.bad:
+        notes.append(
+            f"split '{rows.split}': {sum(rows.bad.values())} of {rows.found} rows were left out: {in_words(rows.bad)}"
+        )
     return notes

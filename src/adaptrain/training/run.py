@@ -16,7 +16,7 @@ import yaml
 
 from adaptrain.composition import parse
 from adaptrain.config.composition import branch_block, complete_members
-from adaptrain.config.schema import RunConfig
+from adaptrain.config.schema import RunConfig, TaskConfig
 from adaptrain.errors import ConfigError, OutputError
 from adaptrain.evaluation.metrics import check_metrics, get_metric
 from adaptrain.evaluation.predict import Predictions
@@ -26,6 +26,7 @@ from adaptrain.methods import MethodConfig, config_from_dict
 from adaptrain.reporting.folder import MANIFEST, RESULT, check_free, is_finished, made_whole, run_folder
 from adaptrain.reporting.manifest import manifest, versions
 from adaptrain.reporting.results import method_name, result_row
+from adaptrain.tasks.settle import is_settled, settle_task
 from adaptrain.training.display import Display, Displays, JsonLog, make_display
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.members import check_members
@@ -90,7 +91,7 @@ def train(
         AdaptrainError: training diverged.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    config, method = complete(config)
+    config, method, notes = complete(config)
     folder = run_folder(config)
     if is_finished(folder) and not config.force:
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
@@ -99,9 +100,9 @@ def train(
     if not config.plain and branch_block(parse(config.expression)) is not None:
         from adaptrain.training.branch_run import train_branches  # late: it writes with what is below
 
-        return train_branches(config, folder, origins_yaml, command, display, started, clock)
+        return train_branches(config, notes, folder, origins_yaml, command, display, started, clock)
 
-    run = prepare(config, method)
+    run = prepare(config, method, notes)
     reset_peak(run.hardware.device)
     alone = run.hardware.accelerator.is_main_process  # of several processes one writes and speaks
     with made_whole(folder) if alone else nullcontext() as work:
@@ -110,6 +111,7 @@ def train(
             begun = time.perf_counter()
             state = _train(run, log)
             trained = time.perf_counter()
+            run.calibrate()
             predictions = run.predict(run.reported)
             done = time.perf_counter()
         finally:
@@ -125,12 +127,14 @@ def train(
     return RunResult(folder, row, finished_before=False)
 
 
-def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
-    """The config with every key of its method filled in, so that it says what was run whatever defaults become.
+def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig, tuple[str, ...]]:
+    """The config with every key of its method and task filled in, so that it says what was run whatever defaults
+    become; and notes on what was inferred.
 
     Raises:
         ConfigError: a method that is unknown, has wrong keys or cannot train on a quantised base; a metric that does
             not fit the task.
+        DataError: a task leaves open what its training rows do not say.
     """
     method = config_from_dict(config.adapter)
     task = config.task
@@ -142,8 +146,24 @@ def complete(config: RunConfig) -> tuple[RunConfig, MethodConfig]:
             f"adapter={method.method} trains the base model's weights, which model.quantize={config.model.quantize} "
             "keeps in few bits; set model.quantize=null, or choose another adapter"
         )
-    check_metrics(task.type, len(task.labels), (task.metric, *task.extra_metrics))
-    return dataclasses.replace(config, adapter=method.to_dict()), method
+    names, notes = (task.metric, *task.extra_metrics), []
+    check_metrics(task.type, len(task.labels), names)  # what is wrong in any case, before rows are read
+    if not is_settled(task):
+        task, notes = _settled(task, config)
+        check_metrics(task.type, len(task.labels), names)
+        config = dataclasses.replace(config, task=task)
+    members = {}
+    for name, member in config.adapters.items():
+        if member.task is not None and not is_settled(member.task):
+            own, more = (task, []) if member.task.name == task.name else _settled(member.task, config)
+            members[name], notes = dataclasses.replace(member, task=own), notes + more
+    config = dataclasses.replace(config, adapters=config.adapters | members, adapter=method.to_dict())
+    return config, method, tuple(notes)
+
+
+def _settled(task: TaskConfig, config: RunConfig) -> tuple[TaskConfig, list[str]]:
+    found = settle_task(task, config.data)
+    return found.task, [f"task {task.name}: {note}" for note in found.notes]
 
 
 def planned_folder(config: RunConfig) -> Path:
@@ -165,14 +185,14 @@ def _train(run: Prepared, display: Display) -> TrainState:
     for note in run.notes:
         display.note(note)
     run.keep()
-    metric = get_metric(config.task.metric)
+    metric, rows = get_metric(config.task.metric), run.splits["train"].encoded
     plan = Plan(
-        rows=run.encoded["train"],
+        rows=rows,
         collate=run.reader.collate,
         evaluate=lambda: run.predict("validation").scores(),
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        steps=total_steps(len(run.encoded["train"]), config.trainer),
+        steps=total_steps(len(rows), config.trainer),
         seed=config.seed,
         begin=run.begin("train"),
     )
@@ -184,7 +204,7 @@ def _train(run: Prepared, display: Display) -> TrainState:
 def result_of(run: Prepared, state: TrainState, predictions: Predictions, name: str, spent: Spent) -> dict[str, Any]:
     """The results row of a run whose folder has this name."""
     config, metric = run.config, run.config.task.metric
-    scores, split, best = predictions.scores(), run.splits[run.reported], state.best_evaluation
+    scores, split, best = predictions.scores(), run.splits[run.reported].rows, state.best_evaluation
     adapter, head, base = run.parameter_counts()
     return result_row(
         config,
@@ -235,7 +255,8 @@ def write_run(
         precision=run.hardware.precision.name,
         split=row["split"],
         score=row["score"],
-        data_fingerprint=run.splits[run.reported].fingerprint,
+        data_fingerprint=run.splits[run.reported].rows.fingerprint,
+        settings=run.settings,
     )
     metrics = {
         "split": row["split"],

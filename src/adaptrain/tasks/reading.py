@@ -1,0 +1,46 @@
+"""How a task is read for a base model, whatever its shape."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adaptrain.tasks.encoded import Collator, Encoded
+
+if TYPE_CHECKING:
+    from adaptrain.tasks.rows import Rows
+
+
+@dataclass(frozen=True)
+class Reader(ABC):
+    """Rows to what a model takes.
+
+    Attributes:
+        processor: of the base model: its tokenizer, or what reads its images or sound.
+        collate: makes batches.
+        max_length: tokens that a row may have.
+    """
+
+    processor: Any
+    collate: Collator
+    max_length: int
+
+    @abstractmethod
+    def encode(self, rows: Rows, training: bool = False) -> Encoded:
+        """The rows as numbers.
+
+        Args:
+            training: whether they are to be trained on; a task may be read otherwise to be asked about.
+
+        Raises:
+            DataError: a row that cannot be one.
+        """
+
+
+@dataclass(frozen=True)
+class Read:
+    """A split: its rows, and the same as numbers."""
+
+    rows: Rows
+    encoded: Encoded
