@@ -10,7 +10,7 @@ import pytest
 from adaptrain.config.schema import DataConfig
 from adaptrain.errors import DataError
 from adaptrain.tasks.rows import load_evaluation_rows, load_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.shapes.classes import class_index
 from adaptrain.tasks.sources import FolderSource
 from tiny_run import MOOD, NUMBER, write_jsonl
 
@@ -26,7 +26,7 @@ def test_rows_in_their_roles(tmp_path: Path) -> None:
     given = [("x", "good"), (" y ", 0), ("z", 1)]
     rows = load(tmp_path, [{"sentence": text, "label": label} for text, label in given])
     assert (rows.texts, rows.pairs, rows.labels) == (["x", " y ", "z"], None, [1, 0, 1])
-    assert (rows.empty, rows.found, len(rows), rows.bad) == (0, 3, 3, {})
+    assert (rows.found, len(rows), rows.bad) == (3, 3, {})
     pairs = load(tmp_path, [{"one": "x", "two": "y", "score": 2}], NUMBER)
     assert (pairs.texts, pairs.pairs, pairs.labels) == (["x"], ["y"], [2.0])
 
@@ -92,16 +92,15 @@ def test_a_regression_needs_numbers(label: Any, tmp_path: Path) -> None:
 
 
 def test_labels_by_index_and_by_name() -> None:
-    shape = SHAPES["classification"]
-    assert shape.labels([0, 1, "bad", "good", 1.0, "1"], None, MOOD, "here") == [0, 1, 0, 1, 1, 1]
+    given = [0, 1, "bad", "good", 1.0, "1"]
+    assert [class_index(each, None, MOOD, "here") for each in given] == [0, 1, 0, 1, 1, 1]
 
 
 def test_labels_that_are_numbers_are_meant_by_name() -> None:
     stars = dataclasses.replace(MOOD, labels=("1", "2", "3"))
-    shape = SHAPES["classification"]
-    assert shape.labels([1, "2", 3.0], None, stars, "here") == [0, 1, 2]
-    with pytest.raises(DataError, match="the label 0"):
-        shape.labels([1, 0], None, stars, "here")
+    assert [class_index(each, None, stars, "here") for each in (1, "2", 3.0)] == [0, 1, 2]
+    with pytest.raises(DataError, match="here: the label 0"):
+        class_index(0, None, stars, "here")
 
 
 def test_a_label_map_of_the_data_in_another_order_is_followed_by_name(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_bad_rows_are_refused_with_their_count(tmp_path: Path) -> None:
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mood/train.jsonl", MIXED)
     rows = load_training_rows(MOOD, DataConfig(mirror=str(tmp_path), bad_rows="skip"), 1)
-    assert (rows.texts, rows.labels, rows.found, rows.skipped) == (["x", "w"], [1, 0], 7, 2)
+    assert (rows.texts, rows.labels, rows.found) == (["x", "w"], [1, 0], 7)
     assert rows.bad == {"empty text": 2, "missing text": 1, "label outside the map": 1, "missing label": 1}
     write_jsonl(tmp_path / "mood/dev.jsonl", MIXED[1:3])
     with pytest.raises(DataError, match="all 2 rows are bad: 1 empty text, 1 missing text"):

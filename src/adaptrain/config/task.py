@@ -240,10 +240,10 @@ class TaskConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         mapped = self.type in MAPPED
         if mapped and len(self.labels) == 1:
-            yield "labels", f"needs at least two names for {self.type}, or none: they are then inferred"
+            yield "labels", f"needs at least two names for task.type={self.type}, or none: they are then inferred"
         if not mapped and self.labels:
             words = ", whose words are the labels themselves" if self.type == "masked_lm" else ""
-            yield "labels", f"must be empty for {self.type}{words}"
+            yield "labels", f"must be empty for task.type={self.type}{words}"
         roles = ROLES[self.type].all
         for role, column in self.columns.declared().items():
             if role not in roles:

@@ -29,8 +29,7 @@ class Rows:
         place: where the rows came from.
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
-        skipped: rows left out because their text is blank.
-        bad: rows left out, by reason; those that are `skipped` too.
+        bad: rows left out, by reason.
     """
 
     split: str
@@ -38,7 +37,6 @@ class Rows:
     place: str
     found: int
     fingerprint: str
-    skipped: int = 0
     bad: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -192,7 +190,6 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
         source.place,
         len(table),
         _fingerprint([_picked(column.marks or column.values, kept) for column in columns.values()]),
-        skipped=counts.get(EMPTY, 0),
         bad=counts,
     )
 
