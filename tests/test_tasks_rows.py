@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 import pytest
 
-from adaptrain.config.schema import DataConfig
+from adaptrain.config.schema import ColumnsConfig, DataConfig
 from adaptrain.errors import DataError
 from adaptrain.tasks.rows import load_evaluation_rows, load_rows, load_training_rows
+from adaptrain.tasks.settle import settle_task
 from adaptrain.tasks.shapes.classes import class_index
 from adaptrain.tasks.sources import FolderSource
 from tiny_run import MOOD, NUMBER, write_jsonl
@@ -157,3 +158,21 @@ def test_a_row_is_named_by_its_id(tmp_path: Path) -> None:
 def test_one_blank_text_of_a_pair_is_enough(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 1: the text_pair in column 'two' is empty"):
         load(tmp_path, [{"one": "x", "two": "\t", "score": 2}], NUMBER)
+
+
+def test_texts_of_several_columns_are_joined(tmp_path: Path) -> None:
+    task = dataclasses.replace(NUMBER, columns=ColumnsConfig(text=("word", "one"), text_pair="two", label="score"))
+    row = {"word": "bank", "one": "by the river", "two": "of money", "score": 1}
+    assert load(tmp_path, [row], task).texts == ["bank by the river"]
+    with pytest.raises(DataError, match=r"row 1: the text in column 'one' is empty"):
+        load(tmp_path, [row | {"one": " "}], task)
+    with pytest.raises(DataError, match=r"no column 'word', did you mean 'words'"):
+        load(tmp_path, [{"words": "x", "one": "y", "two": "z", "score": 1}], task)
+
+
+def test_truth_values_are_labels_of_a_map_that_says_so(tmp_path: Path) -> None:
+    rows = [{"sentence": "x", "label": True}, {"sentence": "y", "label": False}]
+    assert load(tmp_path, rows, dataclasses.replace(MOOD, labels=("False", "True"))).labels == [1, 0]
+    open_map = dataclasses.replace(MOOD, labels=())
+    write_jsonl(tmp_path / "mood/train.jsonl", rows)
+    assert settle_task(open_map, DataConfig(mirror=str(tmp_path))).task.labels == ("false", "true")

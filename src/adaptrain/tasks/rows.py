@@ -132,8 +132,13 @@ class Split:
         return self.table.features[given if isinstance(given, str) else given[0]]
 
     def texts(self, role: str) -> Column:
-        """A column of texts."""
-        return check_texts(self.values(role), self.column(role), role, self.where)
+        """A column of texts; of several, their texts joined by blanks. Each of them must be one."""
+        given = self.task.columns.declared()[role]
+        if isinstance(given, str):
+            return check_texts(self.values(role), given, role, self.where)
+        parts = [check_texts(self._one(column, role), column, role, self.where) for column in given]
+        joined = [" ".join(map(str, texts)) for texts in zip(*(part.values for part in parts), strict=True)]
+        return Column(joined, first_of_each(parts))
 
     def _one(self, column: str, role: str) -> list[Any]:
         if column not in self.table.column_names:
