@@ -44,11 +44,12 @@ def place(tmp_path_factory) -> Path:
 
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     chance = random.Random(0)
-    columns = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
+    given = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
+    columns = [name for column in given for name in ((column,) if isinstance(column, str) else column)]
     found = []
     for index in range(count):
         row: dict[str, Any] = {column: " ".join(chance.choices(tiny_run.PLAIN, k=5)) for column in columns}
-        row[task.columns.label] = index % len(task.labels) if task.labels else float(index % 5)
+        row[str(task.columns.label)] = index % len(task.labels) if task.labels else float(index % 5)
         found.append(row)
     return found
 
