@@ -28,7 +28,7 @@ class Reader(ABC):
 
     @abstractmethod
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
-        """The rows as numbers.
+        """The rows as numbers. What is made of labels is left out where the rows have none.
 
         Args:
             training: whether they are to be trained on; a task may be read otherwise to be asked about.
