@@ -12,6 +12,7 @@ from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
 from adaptrain.sites.below import Below
 from adaptrain.tasks.bad_rows import in_words
+from adaptrain.tasks.cache import TokenCache, usual_cache
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
 from adaptrain.tasks.shapes import SHAPES, Shape
@@ -152,11 +153,12 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     model.to(hardware.device)
 
     reader = shape.reader(processor, model.base_model, task, config.data)
-    splits = encode(reader, rows)
+    cache = usual_cache()
+    splits = encode(reader, rows, cache)
     reported = "test" if "test" in splits else "validation"
     metrics = (task.metric, *task.extra_metrics)
     baseline = trivial_baseline(task, reader, splits["train"], splits[reported], metrics)
-    notes = (*said, *(note for read in splits.values() for note in notes_of(read, reader.max_length)))
+    notes = (*said, *(note for read in splits.values() for note in notes_of(read, reader.max_length)), *cache.notes)
     notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
     below = None
@@ -186,9 +188,9 @@ def load_splits(config: RunConfig) -> dict[str, Rows]:
     return rows
 
 
-def encode(reader: Reader, rows: Mapping[str, Rows]) -> dict[str, Read]:
+def encode(reader: Reader, rows: Mapping[str, Rows], cache: TokenCache) -> dict[str, Read]:
     """The same as numbers, by role."""
-    return {role: Read(each, reader.encode(each, training=role == "train")) for role, each in rows.items()}
+    return {role: Read(each, cache.encode(reader, each, training=role == "train")) for role, each in rows.items()}
 
 
 def notes_of(read: Read, max_length: int) -> list[str]:
