@@ -234,8 +234,10 @@ def _encode(base: Path, folder: Path, barrier: Any, answers: Any) -> None:
     answers.put((int(found.features["input_ids"].values.sum()), cache.notes))
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="a new process would take seconds")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes_at_once(base, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_encode, args=(base, tmp_path, barrier, answers)) for _ in range(2)]
     for worker in workers:
