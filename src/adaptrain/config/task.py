@@ -79,32 +79,33 @@ class ColumnsConfig:
     """Which column plays which role. Null: inferred from names and types (`docs/data.md`), or not there.
 
     Attributes:
+        text, text_pair, question, context, source: one column, or several whose texts are joined by blanks.
         label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
         choices: one column of lists, or a column for each choice.
         id: what a row is called in messages; no model reads it.
     """
 
-    text: str | None = None
-    text_pair: str | None = None
+    text: str | tuple[str, ...] | None = None
+    text_pair: str | tuple[str, ...] | None = None
     label: str | tuple[str, ...] | None = None
     choices: str | tuple[str, ...] | None = None
-    question: str | None = None
-    context: str | None = None
+    question: str | tuple[str, ...] | None = None
+    context: str | tuple[str, ...] | None = None
     answers: str | None = None
     tokens: str | None = None
     tags: str | None = None
     heads: str | None = None
     relations: str | None = None
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
     target: str | None = None
     image: str | None = None
     audio: str | None = None
     id: str | None = None
 
     def __post_init__(self) -> None:
-        for role in ("choices", "label"):
-            if isinstance(given := getattr(self, role), list):  # as JSON has it
-                object.__setattr__(self, role, tuple(given))
+        for f in dataclasses.fields(self):
+            if isinstance(given := getattr(self, f.name), list):  # as JSON has it
+                object.__setattr__(self, f.name, tuple(given))
 
     def declared(self) -> dict[str, str | tuple[str, ...]]:
         """Role → column, of those that are given."""
@@ -243,10 +244,10 @@ class TaskConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         mapped = self.type in MAPPED
         if mapped and len(self.labels) == 1:
-            yield "labels", f"needs at least two names for {self.type}, or none: they are then inferred"
+            yield "labels", f"needs at least two names for task.type={self.type}, or none: they are then inferred"
         if not mapped and self.labels:
             words = ", whose words are the labels themselves" if self.type == "masked_lm" else ""
-            yield "labels", f"must be empty for {self.type}{words}"
+            yield "labels", f"must be empty for task.type={self.type}{words}"
         roles = ROLES[self.type].all
         for role, column in self.columns.declared().items():
             if role not in roles:

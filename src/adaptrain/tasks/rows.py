@@ -29,8 +29,7 @@ class Rows:
         place: where the rows came from.
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
-        skipped: rows left out because their text is blank.
-        bad: rows left out, by reason; those that are `skipped` too.
+        bad: rows left out, by reason.
     """
 
     split: str
@@ -38,7 +37,6 @@ class Rows:
     place: str
     found: int
     fingerprint: str
-    skipped: int = 0
     bad: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -134,8 +132,13 @@ class Split:
         return self.table.features[given if isinstance(given, str) else given[0]]
 
     def texts(self, role: str) -> Column:
-        """A column of texts."""
-        return check_texts(self.values(role), self.column(role), role, self.where)
+        """A column of texts; of several, their texts joined by blanks. Each of them must be one."""
+        given = self.task.columns.declared()[role]
+        if isinstance(given, str):
+            return check_texts(self.values(role), given, role, self.where)
+        parts = [check_texts(self._one(column, role), column, role, self.where) for column in given]
+        joined = [" ".join(map(str, texts)) for texts in zip(*(part.values for part in parts), strict=True)]
+        return Column(joined, first_of_each(parts))
 
     def _one(self, column: str, role: str) -> list[Any]:
         if column not in self.table.column_names:
@@ -192,7 +195,6 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
         source.place,
         len(table),
         _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
-        skipped=counts.get(EMPTY, 0),
         bad=counts,
     )
 

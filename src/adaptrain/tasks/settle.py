@@ -49,7 +49,8 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
     table = source.read(task.splits.train)
     place = f"{source.place}, split '{task.splits.train}'"
     task, roles, unused = settle_columns(task, table.features, place)
-    inferred = [f"{role.name} = {', '.join(role.columns)}" for role in roles if not role.declared]
+    told = (role for role in roles if not role.declared and role.column != role.name)  # its own name leaves no doubt
+    inferred = [f"{role.name} = {', '.join(role.columns)}" for role in told]
     notes = [f"columns inferred: {'; '.join(inferred)}"] if inferred else []
     if task.type in MAPPED and not task.labels:
         labels = _labels(Split.of(table, task, place), MAPPED[task.type])

@@ -266,9 +266,17 @@ class FileSource:
         )
 
 
+PARQUET = "refs/convert/parquet"
+"""The revision under which the hub keeps the rows of data sets as parquet files."""
+
+
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub, or in the local cache of it."""
+    """A data set on the hub, or in the local cache of it.
+
+    A repository that is a loading script is not run. The hub keeps the rows of such ones as parquet files under the
+    revision `refs/convert/parquet`, a folder for each subset.
+    """
 
     path: str
     subset: str | None
@@ -290,6 +298,11 @@ class HubSource:
             return _from_hub(self.path, self.subset, self.revision)
         except Exception as error:  # whatever the network, the hub or a builder raises: all mean "cannot be had"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if "scripts are no longer supported" in reason:
+                raise DataError(
+                    f"The data set '{self.place}' is a loading script, which is not run ({reason}). Set "
+                    f"task.revision={PARQUET}: the hub keeps most of these as files there"
+                ) from None
             raise DataError(
                 f"The data set '{self.place}' cannot be had from the hub ({reason}). "
                 f"Without the hub: data.mirror=FOLDER (a folder of {self.task}/<split>.jsonl), "
@@ -300,7 +313,10 @@ class HubSource:
 @lru_cache(maxsize=4)
 def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
     with quiet():
-        found: Any = datasets.load_dataset(path, subset, revision=revision)
+        if revision == PARQUET and subset is not None:
+            found: Any = datasets.load_dataset(path, data_dir=subset, revision=revision)
+        else:
+            found = datasets.load_dataset(path, subset, revision=revision)
         return {str(name): rows for name, rows in found.items()}
 
 

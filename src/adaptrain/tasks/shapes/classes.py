@@ -15,7 +15,7 @@ from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import Column, check_each, label_reason
-from adaptrain.tasks.labels import words_of
+from adaptrain.tasks.labels import TRUTHS, words_of
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, register_shape
 from adaptrain.tasks.text import text_reader
@@ -248,6 +248,8 @@ def class_index(value: Any, names: Sequence[str] | None, task: TaskConfig, place
     numeric = all(_integer(name) is not None for name in task.labels)
     if names is not None and set(names) == set(known) and not numeric and _is_index(value, len(names)):
         value = names[value]
+    if isinstance(value, bool) and tuple(name.casefold() for name in task.labels) == TRUTHS:
+        return int(value)
     name = str(int(value)) if numeric and _integer(value) is not None else value
     index = known.get(name) if isinstance(name, str) else None
     if index is None and not numeric and not isinstance(value, bool):
