@@ -58,6 +58,9 @@ ROLES = {
 }
 """Type of a task → the roles of its columns."""
 
+SAID = ("label", "answers", "tags", "heads", "relations", "target")
+"""Roles of what a model should say; the others are what it reads. Rows to be asked about need none of them."""
+
 MAPPED = {
     "classification": "label",
     "multilabel": "label",

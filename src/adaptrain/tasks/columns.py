@@ -124,19 +124,19 @@ def settle_columns(
     declared = task.columns.declared()
     columns = dict(declared)
     for role, given in declared.items():
-        for column in (given,) if isinstance(given, str) else given:
+        for column in of_role(given):
             _there(column, role, features, place)
     needed = _needed(task, features, columns)
     for role in needed:
         if role in columns:
             continue
         if role == "text":
-            columns |= _infer_texts(task, features, columns, place)
+            columns |= infer_texts(task, features, columns, place)
         elif role == "label" and task.type in ("classification", "regression"):
             columns["label"] = _infer_label(task, features, columns, place)
         else:
             kind = "labels" if role == "label" and task.type == "multilabel" else role
-            columns[role] = _infer_role(role, KINDS[kind], features, columns, place)
+            columns[role] = infer_role(role, KINDS[kind], features, columns, place)
     for role in ROLES[task.type].optional:
         if role not in columns and needed and role not in ("text_pair", *needed):
             columns |= _infer_optional(role, features, columns)
@@ -160,9 +160,9 @@ def free_roles(
         DataError: a declared column is not there.
     """
     found: dict[str, str | tuple[str, ...]] = dict(columns.declared())
-    taken = {column for given in found.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in found.values() for column in of_role(given)}
     for role, given in found.items():
-        for column in (given,) if isinstance(given, str) else given:
+        for column in of_role(given):
             _there(column, role, features, place)
     left = [name for name in features if name not in taken]
     wanted = [role for role in FREE if role not in found and role not in ("text", "text_pair", "question", "context")]
@@ -217,6 +217,11 @@ def is_place(name: str) -> bool:
     return _PLACE.fullmatch(name) is not None or _PLACE_CASED.fullmatch(name) is not None
 
 
+def of_role(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of a role, which has one or several."""
+    return (given,) if isinstance(given, str) else given
+
+
 def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any]) -> tuple[str, ...]:
     """The roles that must be played; the text first, whose name decides most, except where a label comes before it."""
     needed = ROLES[task.type].needed
@@ -230,12 +235,12 @@ def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str,
     return tuple(sorted(needed, key=lambda role: role != "label")) if "text" in needed else needed
 
 
-def _infer_role(
+def infer_role(
     role: str, kinds: Sequence[str], features: Mapping[str, Any], columns: Mapping[str, Any], place: str
 ) -> str:
     """The one column that bears a usual name of a role and has a fitting type; or, of images and sound, the only one of
     that type."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     fits = [name for name in features if name not in taken and kind_of(features[name]) in kinds]
     if role in fits:  # the role's own name
         return role
@@ -253,7 +258,7 @@ def _infer_role(
 
 def _infer_optional(role: str, features: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, str]:
     """A role that need not be played, where a column bears its very name and has a fitting type."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     there = role in features and role not in taken and kind_of(features[role]) in KINDS[role]
     return {role: role} if there else {}
 
@@ -276,11 +281,11 @@ def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping
     )
 
 
-def _infer_texts(
+def infer_texts(
     task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str
 ) -> dict[str, str]:
     """The text, and the text that it is read with, where they bear names of a pair."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     texts = [
         name
         for name in features

@@ -54,7 +54,7 @@ class Rows:
 
     @property
     def labels(self) -> Sequence[Any]:
-        """One a row; none for a task that has no labels."""
+        """One a row; none for a task that has no labels, and for rows that nobody has labelled."""
         return self.columns.get("label", ())
 
 
@@ -191,10 +191,10 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     kept = [row for row in range(len(table)) if row not in out]
     return Rows(
         split,
-        {role: _picked(column.values, kept) for role, column in columns.items()},
+        {role: picked(column.values, kept) for role, column in columns.items()},
         source.place,
         len(table),
-        _fingerprint([_picked(column.marks or column.values, kept) for column in columns.values()]),
+        _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
         bad=counts,
     )
 
@@ -217,10 +217,11 @@ def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict
 
 def selected(rows: Rows, indices: Sequence[int]) -> Rows:
     """Some of the rows, in this order."""
-    return replace(rows, columns={role: _picked(values, indices) for role, values in rows.columns.items()})
+    return replace(rows, columns={role: picked(values, indices) for role, values in rows.columns.items()})
 
 
-def _picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+def picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    """Some values in this order; those that are computed when asked for are left to be."""
     if len(indices) == len(values) and isinstance(indices, range):
         return values
     return [values[index] for index in indices] if isinstance(values, list) else Picked(values, indices)

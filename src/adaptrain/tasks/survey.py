@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 
 from adaptrain.config.schema import TaskConfig
-from adaptrain.config.task import MAPPED
+from adaptrain.config.task import MAPPED, SAID
 from adaptrain.tasks.bad_rows import EMPTY, LABEL, NO_LABEL, Bad, check_texts, first_of_each
 from adaptrain.tasks.bad_rows import Column as Checked
 from adaptrain.tasks.columns import Role
@@ -229,10 +229,6 @@ def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
         bad,
         bool(said),
     )
-
-
-SAID = ("label", "answers", "tags", "heads", "relations", "target")
-"""Roles of what a model should say; the others are what it reads."""
 
 
 def _named(values: Sequence[Any], task: TaskConfig) -> list[str]:

@@ -32,12 +32,14 @@ def prepare_tokenizer(tokenizer: Any) -> None:
 
 @dataclass(frozen=True)
 class TextReader(Reader):
-    """Rows of one text, or of two that are read together, with one label each."""
+    """Rows of one text, or of two that are read together, with one label each, or none."""
 
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
         texts = (rows.texts,) if rows.pairs is None else (rows.texts, rows.pairs)
         keys = [name for name in self.collate.keys if name != "labels"]
         encoded = tokenised(self.processor, texts, keys, self.max_length)
+        if "label" not in rows.columns:
+            return encoded
         return replace(encoded, features={**encoded.features, "labels": np.asarray(rows.labels)})
 
 

@@ -65,7 +65,7 @@ class Labelled(Shape):
         columns = {"text": split.texts("text")}
         if split.has("text_pair"):
             columns["text_pair"] = split.texts("text_pair")
-        return columns | {"label": self.labels(split)}
+        return columns | {"label": self.labels(split)} if split.has("label") else columns
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_classification_head(
@@ -113,6 +113,15 @@ class Classification(Labelled):
 
     def word(self, value: Any, task: TaskConfig) -> Any:
         return task.labels[int(value)]
+
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """With the softmax of the logits: not calibrated, a model may be surer than it is right."""
+        logits = answered.logits.astype(np.float64)
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        for row in odds / odds.sum(-1, keepdims=True):
+            best = int(row.argmax())
+            named = dict(zip(answered.task.labels, row.tolist(), strict=True))
+            yield {"prediction": answered.task.labels[best], "probability": float(row[best]), "probabilities": named}
 
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         answer = trivial.majority(train.rows.labels)
@@ -163,6 +172,13 @@ class MultiLabel(Labelled):
 
     def word(self, value: Any, task: TaskConfig) -> list[str]:
         return [name for name, there in zip(task.labels, value, strict=True) if there]
+
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """With the logistic function of each logit."""
+        logits = answered.logits.astype(np.float64)
+        for truths, row in zip(self.predictions(answered), np.exp(-np.logaddexp(0, -logits)), strict=True):
+            named = dict(zip(answered.task.labels, row.tolist(), strict=True))
+            yield {"prediction": self.word(truths, answered.task), "probabilities": named}
 
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         answer = trivial.majority_labels(train.rows.labels)
