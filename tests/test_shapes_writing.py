@@ -145,9 +145,12 @@ def naive(model: Any, reader: Any, source: list[int], words: hf.PreTrainedTokeni
     return [token for token in written if token not in words.all_special_ids]
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own", "named"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("config", ["seq_bn[reduction_factor=2]", "prefix_tuning[prefix_length=3]"])
+LAWS = [(kind, "prefix_tuning[prefix_length=3]", True) for kind in KINDS]
+LAWS += [("gpt2", "prompt_tuning[prompt_length=3]", True), ("bart", "lora[r=4]", True)]
+LAWS += [(kind, "seq_bn[reduction_factor=2]", False) for kind in ("llama", "t5", "bart")]
+
+
+@pytest.mark.parametrize(("kind", "config", "own"), LAWS)
 def test_greedy_writing_is_argmax_without_a_cache(kind: str, config: str, own: bool, place: Path) -> None:
     model, reader = adapted(place, kind, config, own)
     rows = rows_of(["e1 e2 e3 e4", "e7", "e30 e31 e9"], [["f1"]] * 3)
@@ -195,11 +198,10 @@ def test_the_first_end_ends_an_answer() -> None:
 # ---- what it costs to be wrong
 
 
-@pytest.mark.parametrize("kind", PAIRS)
-@pytest.mark.parametrize("own", [True, False], ids=["own", "named"])
+@pytest.mark.parametrize(
+    ("kind", "own"), [("t5", True), ("bart", True), ("marian", True), ("t5", False), ("bart", False)]
+)
 def test_the_loss_of_a_batch_by_hand(kind: str, own: bool, place: Path) -> None:
-    if kind == "marian" and not own:
-        pytest.skip("its output embedding is not tied")
     model, reader = adapted(place, kind, "seq_bn[reduction_factor=2]", own)
     rows = rows_of(["e1 e2 e3 e4", "e7", "e3 e9"], [["f1"], ["f2 f3 f4 f5"], ["f9 f9"]])
     found = reader.encode(rows, training=True)
@@ -245,9 +247,9 @@ def test_a_target_of_another_type(tmp_path: Path) -> None:
 # ---- runs
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "marian"])
 def test_a_run_is_evaluated_to_the_same_score(kind: str, place: Path, tmp_path: Path) -> None:
-    task = SPEAK if kind in ("gpt2", "marian", "bart") else BRIEF
+    task = BRIEF if kind == "gpt2" else SPEAK
     config = tiny_run.run_config(place / kind, place / "mirror", tmp_path, task=task, epochs=1, eval_batch_size=4)
     result = train(config, display=tiny_run.Recorder())
     again = evaluate_folder(result.folder)
@@ -268,14 +270,15 @@ def test_a_run_is_evaluated_to_the_same_score(kind: str, place: Path, tmp_path: 
         assert result.row["baseline"]["score"] == compute(["rouge1"], first, rows.columns["target"])["rouge1"]
 
 
-def test_what_is_learned_is_written(place: Path, tmp_path: Path) -> None:
-    """Full fine-tuning of a tiny T5 on rows of one word."""
+@pytest.mark.parametrize(("kind", "rate"), [("t5", 2e-2), ("gpt2", 5e-3)])
+def test_what_is_learned_is_written(kind: str, rate: float, place: Path, tmp_path: Path) -> None:
+    """Full fine-tuning on rows of one word."""
     rows = [{"translation": {"en": f"e{n}", "fr": f"f{n}"}} for n in range(12)]
     for split in ("train", "dev"):
         tiny_run.write_jsonl(tmp_path / "mirror" / "speak" / f"{split}.jsonl", rows)
     config = tiny_run.run_config(
-        place / "t5", tmp_path / "mirror", tmp_path, task=SPEAK, adapter={"method": "full"}, epochs=40, eval_every=40,
-        batch_size=4,
+        place / kind, tmp_path / "mirror", tmp_path, task=SPEAK, adapter={"method": "full"}, epochs=40, eval_every=40,
+        batch_size=4, learning_rate=rate,
     )  # fmt: skip
     result = train(config, display=tiny_run.Recorder())
     assert result.row["score"] > 0.9 > result.row["baseline"]["score"]
@@ -284,9 +287,9 @@ def test_what_is_learned_is_written(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "bart"])
 def test_a_stack_on_a_saved_adapter_writes_too(kind: str, place: Path, tmp_path: Path) -> None:
-    first = train(tiny_run.run_config(place / kind, place / "mirror", tmp_path / "a", task=SPEAK, epochs=1))
+    first = train(tiny_run.run_config(place / kind, place / "mirror", tmp_path / "a", task=SPEAK, max_steps=1))
     config = dataclasses.replace(
-        tiny_run.run_config(place / kind, place / "mirror", tmp_path / "b", task=BRIEF, epochs=1),
+        tiny_run.run_config(place / kind, place / "mirror", tmp_path / "b", task=BRIEF, max_steps=1),
         composition="Stack(speak, brief)",
         adapters={"speak": MemberConfig(path=str(first.folder)), "brief": MemberConfig(adapter={"method": "lora"})},
     )

@@ -220,6 +220,8 @@ def feature_of(column: str, features: Mapping[str, Any]) -> Any:
     first, dot, rest = column.partition(".")
     if not dot or first not in features:
         return None
+    if kind_of(features[first]) == "mixed":  # some values are mappings: the others become bad rows
+        return features[first]
     inside = _inside(features[first])
     return feature_of(rest, inside) if inside is not None else None
 
