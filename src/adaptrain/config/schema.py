@@ -241,6 +241,8 @@ class RunConfig:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
         if self.task.type == "masked_lm" and self.trainer.cache_frozen:
             yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
+        if self.task.type == "multiple_choice" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; a row has several texts here, and the states of one a row are kept"
         if self.task.type == "masked_lm" and self.head.dropout is not None:
             yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
 
