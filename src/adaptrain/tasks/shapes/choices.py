@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import datasets
 import numpy as np
 
 from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
@@ -52,22 +54,27 @@ class MultipleChoice(Classification):
 
 
 def choice_names(split: Split) -> tuple[str, ...]:
-    """What the choices are called in the label column, in order: the values that stand there, where there are as many
-    as the first row has choices; or numbers from 0, where others do not.
+    """What the choices are called in the label column, in order: numbers from 0 or from 1, letters from A, whichever
+    alone has all that stands there; or the names of the column's own map.
 
     Raises:
-        DataError: neither of both.
+        DataError: none of them, or two.
     """
     count = len(texts_of_choices(split.values("choices")[0]) or ())
-    known = infer_labels(split.values("label"), split.feature("label"), split.column("label"), split.place)
-    numbers = tuple(str(number) for number in range(count))
-    if len(known) != count and not set(known) <= set(numbers):
+    feature = split.feature("label")
+    known = infer_labels(split.values("label"), feature, split.column("label"), split.place)
+    if isinstance(feature, datasets.ClassLabel) and len(known) == count:
+        return known
+    ways = [[str(start + number) for number in range(count)] for start in (0, 1)]
+    ways += [list(string.ascii_uppercase[:count])]
+    near = [way for way in ways if set(known) <= set(way)]
+    if len(near) != 1:
         raise DataError(
             f"{split.place}: row 1 has {count} choices in '{split.column('choices')}', and column "
             f"'{split.column('label')}' has the labels {listed(known[:10])}. Say what each choice is called there, in "
             "order, in task.labels"
         )
-    return known if len(known) == count else numbers
+    return tuple(near[0])
 
 
 def texts_of_choices(value: Any) -> Sequence[Any] | None:
