@@ -251,6 +251,8 @@ class RunConfig:
             yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
         if self.task.type in WRITES and self.trainer.cache_frozen:
             yield "trainer.cache_frozen", "is true; what is written is not known before, so that nothing could be kept"
+        if self.task.type == "multiple_choice" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; a row has several texts here, and the states of one a row are kept"
         if self.task.type in ("masked_lm", "causal_lm", *WRITES) and self.head.dropout is not None:
             what = "masked words" if self.task.type == "masked_lm" else "words"
             yield "head.dropout", f"is {self.head.dropout}; a head for {what} has none: leave it null"

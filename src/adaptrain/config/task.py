@@ -64,6 +64,7 @@ SAID = ("label", "answers", "tags", "heads", "relations", "target")
 MAPPED = {
     "classification": "label",
     "multilabel": "label",
+    "multiple_choice": "label",
     "tagging": "tags",
     "dependency_parsing": "relations",
     "image_classification": "label",
@@ -81,7 +82,8 @@ class ColumnsConfig:
     Attributes:
         text, text_pair, question, context, source: one column, or several whose texts are joined by blanks.
         label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
-        choices: one column of lists, or a column for each choice.
+        choices: one column of lists, or of mappings of `text` and `label`, or a column for each choice.
+        answers: `text` and `answer_start` of the right answers, lists that are empty where there is none.
         id: what a row is called in messages; no model reads it.
     """
 
@@ -221,7 +223,8 @@ class TaskConfig:
         subset: configuration of a hub data set.
         columns: what is not said there is inferred.
         labels: the label map in order; a row's label is its index or its name. Empty for what has no classes; of a
-            classification it is then inferred from the training split.
+            classification it is then inferred from the training split. Of a multiple choice: what the choices are
+            called in the label column.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
         prompt: what the model reads of a source: a text with `{source}` in it. For tasks with a target.

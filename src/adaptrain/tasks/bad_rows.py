@@ -11,6 +11,8 @@ from adaptrain.errors import DataError
 
 MISSING, TYPE, EMPTY = "missing text", "text of another type", "empty text"
 NO_LABEL, LABEL = "missing label", "label outside the map"
+ANSWER, CHOICES = "answer outside the context", "choices that are no list of texts"
+COUNT = "another number of choices"
 
 
 @dataclass(frozen=True)

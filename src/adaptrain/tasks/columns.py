@@ -56,10 +56,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text_pair": ("text", "mixed"),
     "label": ("class", "integer", "number", "text", "true or false", "mixed"),
     "labels": ("list of class", "list of integer", "list of text", "list of true or false", "text"),
-    "choices": ("list of text",),
+    "choices": ("list of text", "named texts"),
     "question": ("text",),
     "context": ("text",),
-    "answers": ("answers",),
+    "answers": ("answers", "list of answers"),
     "tokens": ("list of text",),
     "tags": ("list of text", "list of class", "list of integer"),
     "heads": ("list of integer", "list of text"),
@@ -137,8 +137,9 @@ def settle_columns(
         else:
             kind = "labels" if role == "label" and task.type == "multilabel" else role
             columns[role] = infer_role(role, KINDS[kind], features, columns, place)
-    for role in ROLES[task.type].optional:
-        if role not in columns and needed and role not in ("text_pair", *needed):
+    open_roles = ROLES[task.type].optional if any(role not in declared for role in needed) else ()
+    for role in open_roles:
+        if role not in columns and role not in ("text_pair", *needed):
             columns |= _infer_optional(role, features, columns)
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
     roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
@@ -207,7 +208,9 @@ def kind_of(feature: Any) -> str:
     if isinstance(feature, datasets.List | datasets.LargeList):
         return f"list of {kind_of(feature.feature)}"
     if isinstance(feature, Mapping):
-        return "answers" if {"text", "answer_start"} <= set(feature) else f"mapping of {listed(feature)}"
+        if {"text", "answer_start"} <= set(feature):
+            return "answers"
+        return "named texts" if {"text", "label"} == set(feature) else f"mapping of {listed(feature)}"
     kind = type(feature).__name__.lower()
     return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -173,7 +173,10 @@ class Shape(ABC):
 SHAPES: dict[str, Shape] = {}
 
 
-def register_shape(shape: type[Shape]) -> type[Shape]:
+_Shape = TypeVar("_Shape", bound=Shape)
+
+
+def register_shape(shape: type[_Shape]) -> type[_Shape]:
     """Make a shape known under its word."""
     SHAPES[shape.type] = shape()
     return shape
