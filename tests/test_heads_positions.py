@@ -74,7 +74,7 @@ def labelled(kind: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 def read_with_prompt(arch: str, model: Any, ids: Tensor, places: Tensor) -> Tensor:
     """What a row's words become behind a prompt: (1, words, hidden)."""
     (prompt,) = model.get_adapter("a").tensors().values()
-    plain = base(arch)
+    plain: Any = base(arch)
     if arch == "bert":  # behind the embedding module, so that it has no position
         words = plain.embeddings(input_ids=ids, position_ids=places)
         return plain.encoder(torch.cat([prompt[None], words], 1)).last_hidden_state[:, K:]
@@ -86,7 +86,7 @@ def read_with_prefix(arch: str, model: Any, ids: Tensor, places: Tensor) -> Tens
     """What a row's words become with a prefix before keys and values."""
     (unit,) = {id(each): each for each in model.get_adapter("a").modules() if hasattr(each, "shares")}.values()
     found = unit.compute()  # (2 · layers, heads, K, size)
-    plain = base(arch)
+    plain: Any = base(arch)
     if arch != "bert":  # as words that were read before
         cache = DynamicCache(config=plain.config)
         for layer in range(2):

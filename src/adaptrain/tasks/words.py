@@ -45,7 +45,7 @@ class Words:
     @staticmethod
     def of(tokenizer: Any) -> Words:
         """Of a fast tokenizer."""
-        backend = tokenizer.backend_tokenizer
+        backend = _whole(tokenizer.backend_tokenizer)
         alone = backend.encode("a")
         own = [index for index, special in enumerate(alone.special_tokens_mask) if not special]
         first, last = (own[0], own[-1] + 1) if own else (len(alone.ids), len(alone.ids))
@@ -72,7 +72,7 @@ class Words:
                 [f"{self.blank if place else ''}{word}" for place, word in enumerate(sentence)]
                 for sentence in sentences[start : start + _CHUNK]
             ]
-            made = self.backend.encode_batch(chunk, is_pretokenized=True, add_special_tokens=False)
+            made = _whole(self.backend).encode_batch(chunk, is_pretokenized=True, add_special_tokens=False)
             for words, encoding in zip(chunk, made, strict=True):
                 found: list[Ids] = [[] for _ in words]
                 for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
@@ -191,6 +191,13 @@ def check_each_token(
 
 _HERE = "\0"
 """Stands for the place in a message until the row is known."""
+
+
+def _whole(backend: Any) -> Any:
+    """A tokenizer that neither cuts nor pads; whoever called it last may have left it so."""
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
 
 
 def _is_word(token: Any) -> bool:
