@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,7 +17,7 @@ from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
 from adaptrain.tasks.columns import settle_columns
 from adaptrain.tasks.shapes import SHAPES
-from adaptrain.tasks.sources import Source, locate
+from adaptrain.tasks.sources import Source, home_of, locate
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,22 @@ class Split:
         task: with every column named.
         place: source and split, for messages.
         names: what each row is called in messages; None where it has a number alone.
+        home: the folder that relative paths in the rows start from; None for where the program runs.
     """
 
     table: datasets.Dataset
     task: TaskConfig
     place: str
     names: Sequence[Any] | None = None
+    home: Path | None = None
 
     @classmethod
-    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str) -> Split:
+    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None) -> Split:
         """
         Raises:
             DataError: there is no column of the names.
         """
-        split = cls(table, task, place)
+        split = cls(table, task, place, home=home)
         return split if task.columns.id is None else replace(split, names=split.values("id"))
 
     def where(self, row: int) -> str:
@@ -138,12 +141,19 @@ class Split:
         return check_texts(self.values(role), self.column(role), role, self.where)
 
     def _one(self, column: str, role: str) -> list[Any]:
+        self.check(column, role)
+        return list(self.table[column][:])
+
+    def check(self, column: str, role: str) -> None:
+        """
+        Raises:
+            DataError: there is no such column.
+        """
         if column not in self.table.column_names:
             raise DataError(
                 f"{self.place}: there is no column '{column}'{nearest(column, self.table.column_names) or '.'} The "
                 f"columns are: {listed(self.table.column_names)}. Name one in task.columns.{role}"
             )
-        return list(self.table[column][:])
 
 
 def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: Source | None = None) -> Rows:
@@ -176,7 +186,7 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     table = source.read(split)
     place = f"{source.place}, split '{split}'"
     task, _, _ = settle_columns(task, table.features, place)
-    columns, bad = examine(table, task, place)
+    columns, bad = examine(table, task, place, home_of(source.place, split))
     refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].blank_lines else bad
     if refusable and bad_rows == "error":
         raise refused(refusable, len(table))
@@ -197,11 +207,14 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     )
 
 
-def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict[str, Column], list[Bad]]:
+def examine(
+    table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None
+) -> tuple[dict[str, Column], list[Bad]]:
     """Look at every row of a split.
 
     Args:
         task: with every column named.
+        home: the folder that relative paths in the rows start from.
 
     Returns:
         Role → its column; each bad row once.
@@ -209,7 +222,7 @@ def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict
     Raises:
         DataError: a column is missing, or there is no label map.
     """
-    columns = SHAPES[task.type].examine(Split.of(table, task, place))
+    columns = SHAPES[task.type].examine(Split.of(table, task, place, home))
     return columns, first_of_each(list(columns.values()))
 
 
