@@ -38,10 +38,9 @@ class ClassesSource:
         rows = [(file, names.index(each.name)) for each in found[wanted] for file in sorted(_images(each))]
         if len(names) < 2:
             raise DataError(f"{self.folder} has one class, {listed(names)}; a folder for each of several is due")
-        features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
+        features = datasets.Features({"image": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
         paths = [str(file.relative_to(self.folder)) for file, _ in rows]
-        columns = {"image": [{"bytes": None, "path": path} for path in paths], "label": [label for _, label in rows]}
-        return datasets.Dataset.from_dict(columns, features=features)
+        return datasets.Dataset.from_dict({"image": paths, "label": [label for _, label in rows]}, features=features)
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:

@@ -205,8 +205,7 @@ def _prefix(tokenizer: Any, model: Any, language: str | None) -> tuple[tuple[int
     """What the decoder begins with, and what `generate` is told to begin so."""
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    made: Any = getattr(model, "generation_config", None)
-    several = getattr(made, "is_multilingual", None)
+    several = getattr(getattr(model, "generation_config", None), "is_multilingual", None)
     if several is None:  # OpenAI's own rule
         several = int(model.config.vocab_size) >= 51865
     if not several:
@@ -214,17 +213,19 @@ def _prefix(tokenizer: Any, model: Any, language: str | None) -> tuple[tuple[int
             raise ConfigError(
                 f"task.generation.language={language}: this Whisper writes English alone; choose another base model"
             )
-        tokenizer.set_prefix_tokens(language=None, task=None, predict_timestamps=False)
-        return tuple(tokenizer.prefix_tokens), {}
-    codes = sorted({*TO_LANGUAGE_CODE.values()})
+        return _ids(tokenizer, "startoftranscript", "notimestamps"), {}
     if language is None:
         raise ConfigError(
             "This Whisper writes several languages, and guesses which; say the one of the transcripts: "
             "task.generation.language=en"
         )
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
-    if code not in codes or tokenizer.convert_tokens_to_ids(f"<|{code}|>") in (None, tokenizer.unk_token_id):
-        near = nearest(language, [*TO_LANGUAGE_CODE, *codes])
-        raise ConfigError(f"task.generation.language={language}: Whisper does not write it{near}")
-    tokenizer.set_prefix_tokens(language=code, task="transcribe", predict_timestamps=False)
-    return tuple(tokenizer.prefix_tokens), {"language": code, "task": "transcribe"}
+    if code not in TO_LANGUAGE_CODE.values() or f"<|{code}|>" not in tokenizer.get_vocab():
+        near = nearest(language, sorted({*TO_LANGUAGE_CODE, *TO_LANGUAGE_CODE.values()}))
+        raise ConfigError(f"task.generation.language={language}: this Whisper does not write it{near}")
+    prefix = _ids(tokenizer, "startoftranscript", code, "transcribe", "notimestamps")
+    return prefix, {"language": code, "task": "transcribe"}
+
+
+def _ids(tokenizer: Any, *names: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in tokenizer.convert_tokens_to_ids([f"<|{name}|>" for name in names]))

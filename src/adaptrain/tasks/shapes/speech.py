@@ -18,6 +18,7 @@ from adaptrain.tasks.shapes.base import Trivial, only_layers, register_shape
 from adaptrain.tasks.shapes.writing import Written
 from adaptrain.tasks.sound import Sounds, SpeechReader, speech_reader
 from adaptrain.tasks.writing import write
+from adaptrain.training.base_model import quiet
 
 if TYPE_CHECKING:
     from adaptrain.auto import OwnHead
@@ -64,7 +65,8 @@ class SpeechRecognition(Written):
         """The tokens that are written for each recording."""
         assert isinstance(reader, SpeechReader)
         asked = {"input_features": batch["input_features"]}
-        return write(model, asked, reader.generation, reader.tokenizer, **reader.options)
+        with quiet():  # Whisper's `generate` warns of settings that it has made itself
+            return write(model, asked, reader.generation, reader.tokenizer, **reader.options)
 
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         return Trivial("silence", "", trivial.silence(len(scored.rows)))
