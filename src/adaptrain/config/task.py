@@ -259,6 +259,12 @@ class TaskConfig:
             yield "prompt", f"is set; task.type={self.type} has no source that could stand in it"
         if self.prompt is not None and "{source}" not in self.prompt:
             yield "prompt", "has no {source} in it, so that every row would be the same"
+        elif self.prompt is not None and self.prompt.count("{source}") > 1:
+            yield "prompt", "has {source} in it more than once; a source is read once"
+        if self.type == "causal_lm" and self.columns.text is not None:
+            for role in ("source", "target"):
+                if getattr(self.columns, role) is not None:
+                    yield f"columns.{role}", "is given beside columns.text; a row is a text, or a source and a target"
         if self.generation.language is not None and self.type in WRITES and self.type != "speech_recognition":
             yield "generation.language", f"is set; task.type={self.type} does not read it"
         if self.generation != GenerationConfig() and self.type not in WRITES:

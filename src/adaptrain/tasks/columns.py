@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +159,7 @@ def settle_columns(
             columns |= _infer_optional(role, features, columns)
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
     roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
-    used = {column for role in roles for column in role.columns}
+    used = {_root(column, features) for role in roles for column in role.columns}
     named: dict[str, Any] = {name: columns[name] for name in order}
     settled = dataclasses.replace(task, columns=ColumnsConfig(**named))
     return settled, roles, tuple(name for name in features if name not in used)
@@ -202,7 +202,7 @@ def free_roles(
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in found]
     declared = columns.declared()
     roles = tuple(Role(name, found[name], name in declared, _kind_of_role(found[name], features)) for name in order)
-    used = {column for role in roles for column in role.columns}
+    used = {_root(column, features) for role in roles for column in role.columns}
     return roles, tuple(name for name in features if name not in used)
 
 
@@ -229,6 +229,37 @@ def kind_of(feature: Any) -> str:
         return f"mapping of {listed(feature)}"
     kind = type(feature).__name__.lower()
     return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
+
+
+def feature_of(column: str, features: Mapping[str, Any]) -> Any:
+    """What `datasets` says of a column; or of what a column of mappings has under a name, behind a dot
+    (`translation.en`). None where there is neither."""
+    if column in features:
+        return features[column]
+    first, dot, rest = column.partition(".")
+    if not dot or first not in features:
+        return None
+    inside = _inside(features[first])
+    return feature_of(rest, inside) if inside is not None else None
+
+
+def names_of(features: Mapping[str, Any]) -> list[str]:
+    """Columns, and what is in columns of mappings."""
+    found = []
+    for name, feature in features.items():
+        inside = _inside(feature)
+        found += [name] if inside is None else [f"{name}.{each}" for each in names_of(inside)]
+    return found
+
+
+def _inside(feature: Any) -> Mapping[str, Any] | None:
+    if isinstance(feature, datasets.Translation):
+        return {language: datasets.Value("string") for language in feature.languages}
+    return feature if isinstance(feature, Mapping) and kind_of(feature) != "answers" else None
+
+
+def _root(column: str, features: Mapping[str, Any]) -> str:
+    return column if column in features else column.partition(".")[0]
 
 
 def is_place(name: str) -> bool:
@@ -273,7 +304,7 @@ def _infer_role(
         return near[0]
     if near:
         raise DataError(_several(near, role, place))
-    shown = listed(f"{name} ({kind_of(feature)})" for name, feature in features.items())
+    shown = listed(f"{name} ({kind_of(feature_of(name, features))})" for name in names_of(features))
     raise DataError(
         f"{place}: no column can be the {role}, which is {' or '.join(kinds)}. The columns are: {shown}. "
         f"Name one in task.columns.{role}"
@@ -343,8 +374,9 @@ def _several(near: Sequence[str], role: str, place: str) -> str:
     )
 
 
-def _there(column: str, role: str, columns: Iterable[str], place: str) -> None:
-    if column not in (known := list(columns)):
+def _there(column: str, role: str, features: Mapping[str, Any], place: str) -> None:
+    if feature_of(column, features) is None:
+        known = names_of(features)
         raise DataError(
             f"{place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
             f"{listed(known)}. Name one in task.columns.{role}"
@@ -353,5 +385,5 @@ def _there(column: str, role: str, columns: Iterable[str], place: str) -> None:
 
 def _kind_of_role(column: str | tuple[str, ...], features: Mapping[str, Any]) -> str:
     if isinstance(column, str):
-        return kind_of(features[column])
-    return f"{len(column)} columns of {kind_of(features[column[0]])}"
+        return kind_of(feature_of(column, features))
+    return f"{len(column)} columns of {kind_of(feature_of(column[0], features))}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow
+import pyarrow.compute
 
 from adaptrain.errors import ConfigError, DataError
 from adaptrain.tasks.bad_rows import Bad, Column
@@ -56,8 +57,12 @@ class Media(Sequence[Any], ABC):
     def __init__(self, split: Split, role: str) -> None:
         self.split, self.role, self.column = split, role, split.column(role)
         split.check(self.column, role)
-        found: Any = split.table.select_columns([self.column]).with_format("arrow")[:]
-        self._stored = found.column(self.column)
+        whole = self.column in split.table.column_names
+        first, *within = [self.column] if whole else self.column.split(".")
+        table: Any = split.table.select_columns([first]).with_format("arrow")[:]
+        self._stored = table.column(first)
+        for name in within:
+            self._stored = pyarrow.compute.struct_field(self._stored, name)
 
     def __len__(self) -> int:
         return len(self._stored)

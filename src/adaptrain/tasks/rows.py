@@ -15,7 +15,7 @@ import numpy as np
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
-from adaptrain.tasks.columns import settle_columns
+from adaptrain.tasks.columns import feature_of, names_of, settle_columns
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
 
@@ -134,7 +134,7 @@ class Split:
     def feature(self, role: str) -> Any:
         """What `datasets` says of the column of a role; of several the first."""
         given = self.task.columns.declared()[role]
-        return self.table.features[given if isinstance(given, str) else given[0]]
+        return feature_of(given if isinstance(given, str) else given[0], self.table.features)
 
     def texts(self, role: str) -> Column:
         """A column of texts."""
@@ -142,18 +142,29 @@ class Split:
 
     def _one(self, column: str, role: str) -> list[Any]:
         self.check(column, role)
-        return list(self.table[column][:])
+        if column in self.table.column_names:
+            return list(self.table[column][:])
+        first, *path = column.split(".")
+        return [_under(value, path) for value in self.table[first][:]]
 
     def check(self, column: str, role: str) -> None:
         """
         Raises:
             DataError: there is no such column.
         """
-        if column not in self.table.column_names:
+        if feature_of(column, self.table.features) is None:
+            known = names_of(self.table.features)
             raise DataError(
-                f"{self.place}: there is no column '{column}'{nearest(column, self.table.column_names) or '.'} The "
-                f"columns are: {listed(self.table.column_names)}. Name one in task.columns.{role}"
+                f"{self.place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
+                f"{listed(known)}. Name one in task.columns.{role}"
             )
+
+
+def _under(value: Any, path: Sequence[str]) -> Any:
+    """What mappings within each other have under a path of names; None where one is missing."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: Source | None = None) -> Rows:
