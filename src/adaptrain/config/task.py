@@ -195,12 +195,14 @@ class GenerationConfig:
         num_beams: 1 takes the likeliest token each time.
         length_penalty: of beams: above 0 favours longer ones.
         no_repeat_ngram_size: no n tokens twice; 0 allows it.
+        language: of transcripts, for a model that writes several: `en`, `french`.
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    language: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("max_new_tokens", "num_beams"):
@@ -270,6 +272,8 @@ class TaskConfig:
             for role in ("source", "target"):
                 if getattr(self.columns, role) is not None:
                     yield f"columns.{role}", "is given beside columns.text; a row is a text, or a source and a target"
+        if self.generation.language is not None and self.type in WRITES and self.type != "speech_recognition":
+            yield "generation.language", f"is set; task.type={self.type} does not read it"
         if self.generation != GenerationConfig() and self.type not in WRITES:
             yield "generation", f"is set; the answers of task.type={self.type} are not written"
 

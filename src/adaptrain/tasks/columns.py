@@ -72,6 +72,15 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Role → the types that its column may have."""
 
+_NAMED: dict[str, tuple[str, ...]] = {
+    "image": ("text", "bytes and path", "list of list of integer", "list of list of list of integer"),
+    "audio": ("text", "bytes and path", "samples"),
+}
+"""Role → types that its column may have too, where its name says the role."""
+
+_SPOKEN = ("text", "sentence")
+"""What a transcript's column is called besides."""
+
 _ALONE = {"text", "image", "audio"}
 """Roles that the only column of a fitting type plays, whatever its name."""
 
@@ -82,6 +91,13 @@ _PLACE = re.compile(
     re.IGNORECASE,
 )
 _PLACE_CASED = re.compile(r".*[a-z](Id|ID|Url|URL|Idx)")
+
+_MAPPINGS = {
+    "answers": {"text", "answer_start"},
+    "samples": {"array", "sampling_rate"},
+    "bytes and path": {"bytes", "path"},
+}
+"""Types of mappings → what must be in them."""
 
 FREE = ("text", "text_pair", "label", "tokens", "tags", "heads", "relations", "question", "context", "answers")
 FREE = (*FREE, "choices", "source", "target", "image", "audio")
@@ -136,7 +152,8 @@ def settle_columns(
             columns["label"] = _infer_label(task, features, columns, place)
         else:
             kind = "labels" if role == "label" and task.type == "multilabel" else role
-            columns[role] = infer_role(role, KINDS[kind], features, columns, place)
+            spoken = _SPOKEN if (task.type, role) == ("speech_recognition", "target") else ()
+            columns[role] = infer_role(role, KINDS[kind], features, columns, place, spoken)
     open_roles = ROLES[task.type].optional if any(role not in declared for role in needed) else ()
     for role in open_roles:
         if role not in columns and role not in ("text_pair", *needed):
@@ -174,7 +191,7 @@ def free_roles(
         found |= {"text": pairs[0][0], "text_pair": pairs[0][1]}
         left = [name for name in left if name not in pairs[0]]
     for role in [*wanted, *(role for role in ("text", "context", "question") if role not in found)]:
-        fits = [name for name in left if kind_of(features[name]) in KINDS[role]]
+        fits = [name for name in left if kind_of(features[name]) in (*KINDS[role], *_NAMED.get(role, ()))]
         names = [word for word in NAMES[role] if word in fits]
         if names:
             found[role] = names[0]
@@ -207,9 +224,9 @@ def kind_of(feature: Any) -> str:
         return {"bool": "true or false", "null": "empty"}.get(kind, "number" if kind.startswith("float") else kind)
     if isinstance(feature, datasets.List | datasets.LargeList):
         return f"list of {kind_of(feature.feature)}"
+    if isinstance(feature, Mapping) and (known := next((k for k, v in _MAPPINGS.items() if v <= set(feature)), None)):
+        return known
     if isinstance(feature, Mapping):
-        if {"text", "answer_start"} <= set(feature):
-            return "answers"
         return "named texts" if {"text", "label"} == set(feature) else f"mapping of {listed(feature)}"
     kind = type(feature).__name__.lower()
     return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
@@ -272,15 +289,25 @@ def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str,
 
 
 def infer_role(
-    role: str, kinds: Sequence[str], features: Mapping[str, Any], columns: Mapping[str, Any], place: str
+    role: str,
+    kinds: Sequence[str],
+    features: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    place: str,
+    names: Sequence[str] = (),
 ) -> str:
     """The one column that bears a usual name of a role and has a fitting type; or, of images and sound, the only one of
     that type."""
     taken = {column for given in columns.values() for column in of_role(given)}
     fits = [name for name in features if name not in taken and kind_of(features[name]) in kinds]
-    if role in fits:  # the role's own name
+    named = [
+        name for name in features if name not in taken and kind_of(features[name]) in (*kinds, *_NAMED.get(role, ()))
+    ]
+    if role in named:  # the role's own name
         return role
-    near = [name for name in NAMES[role] if name in fits] or (fits if role in _ALONE and len(fits) == 1 else [])
+    near = [name for name in (*NAMES[role], *names) if name in named] or (
+        fits if role in _ALONE and len(fits) == 1 else []
+    )
     if len(near) == 1:
         return near[0]
     if near:

@@ -146,8 +146,8 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     rows = load_splits(config)
 
     base = find_base(config.model)
-    processor = load_processor(base, shape.reads)
     own_head = shape.own_head(read_config(config.model))
+    processor = load_processor(base, shape.reads)
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)

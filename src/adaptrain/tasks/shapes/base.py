@@ -53,11 +53,13 @@ class Trivial:
         name: of the way: `majority class`.
         answer: what it says of every row, or how it makes its answers.
         predictions: one a row, as the metrics take them.
+        scores: the same as `Shape.label_scores`.
     """
 
     name: str
     answer: str | float
     predictions: Sequence[Any] | np.ndarray
+    scores: np.ndarray | None = None
 
 
 class Shape(ABC):
@@ -141,6 +143,11 @@ class Shape(ABC):
     @abstractmethod
     def predictions(self, said: Answered) -> Sequence[Any] | np.ndarray:
         """One prediction a row, as the metrics take them."""
+
+    def label_scores(self, said: Answered) -> np.ndarray | None:
+        """How much speaks for each label, (rows, labels), for metrics of ranked labels; None where labels have no
+        ranks."""
+        return None
 
     @abstractmethod
     def references(self, task: TaskConfig, read: Read) -> Sequence[Any] | np.ndarray:
