@@ -9,13 +9,13 @@ import json
 import datasets
 import numpy as np
 import pytest
-import tiny_media
-import tiny_run
 import torch
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoModel
 
+import tiny_media
+import tiny_run
 from adaptrain.auto import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, ModelConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError, ModelError, UnsupportedError

@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
-import tiny_media
-import tiny_run
 import torch
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 
+import tiny_media
+import tiny_run
 from adaptrain.auto import AutoAdapterModel
 from adaptrain.config.schema import (
     ColumnsConfig,
