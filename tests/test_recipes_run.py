@@ -35,7 +35,8 @@ def place(tmp_path_factory) -> Path:
         tiny_writers.save_writer(folder / kind, kind)
     for name in library().choices("task"):
         task = compose([f"task={name}"]).config.task
-        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None}:
+        made = None if task.splits.carve is None else task.splits.carve.to
+        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None, made}:
             tiny_run.write_jsonl(folder / "mirror" / task.name / f"{split}.jsonl", rows(task, 24))
     for language in ("en", "fr"):
         texts = "".join(f"{row['sentence']}\n" for row in tiny_run.sentences(24, 3))
@@ -66,13 +67,41 @@ def texts_of(task: TaskConfig, count: int) -> list[dict[str, Any]]:
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     if task.type in ("causal_lm", "summarisation", "translation"):
         return texts_of(task, count)
+    if task.type == "question_answering":
+        return spans(task, count)
     chance = random.Random(0)
+    if task.type == "multiple_choice":
+        return choices(task, count, chance)
     given = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
     columns = [name for column in given for name in ((column,) if isinstance(column, str) else column)]
     found = []
     for index in range(count):
         row: dict[str, Any] = {column: " ".join(chance.choices(tiny_run.PLAIN, k=5)) for column in columns}
         row[str(task.columns.label)] = index % len(task.labels) if task.labels else float(index % 5)
+        found.append(row)
+    return found
+
+
+def spans(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    """Every third question has no answer."""
+    columns, found = task.columns, []
+    for index, row in enumerate(tiny_run.sentences(count, 0)):
+        word = row["sentence"].split()[-1]
+        answers = {"text": [word], "answer_start": [row["sentence"].rindex(word)]}
+        if index % 3 == 0 and "squad_v2" in task.metric:
+            answers = {"text": [], "answer_start": []}
+        found.append({columns.question: "was it very", columns.context: row["sentence"], columns.answers: answers})
+    return found
+
+
+def choices(task: TaskConfig, count: int, chance: random.Random) -> list[dict[str, Any]]:
+    columns, found = task.columns, []
+    for index in range(count):
+        texts = chance.choices(tiny_run.PLAIN, k=len(task.labels))
+        row: dict[str, Any] = {each: "a day" for each in (columns.context, columns.question) if each is not None}
+        row[columns.label] = task.labels[index % len(task.labels)]
+        many = isinstance(columns.choices, tuple)
+        row |= dict(zip(columns.choices, texts, strict=True)) if many else {columns.choices: texts}
         found.append(row)
     return found
 
@@ -95,6 +124,8 @@ def overrides(name: str, place: Path) -> list[str]:
         changed += ["task.name=en", f"task.path={place}/corpus/en", "outputs=outputs/en"]
     if compose([f"recipe={name}"]).config.adapter.get("phm_dim", 1) > 1 and not branches:
         changed.append("adapter.reduction_factor=8")  # phm_dim divides 32 / 8
+    if compose([f"recipe={name}"]).config.task.splits.carve is not None:
+        changed.append("task.splits.carve.rows=8")
     if name.startswith("adapterdrop"):  # of two layers
         found = compose([f"recipe={name}"]).config
         changed += ["adapter.leave_out=[0]"] if found.adapter["leave_out"] else ["trainer.adapter_drop=1"]
