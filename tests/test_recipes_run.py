@@ -43,6 +43,8 @@ def place(tmp_path_factory) -> Path:
 
 
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    if task.type in SEVERAL:
+        return several(task, count)
     chance = random.Random(0)
     columns = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
     found = []
@@ -50,6 +52,28 @@ def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
         row: dict[str, Any] = {column: " ".join(chance.choices(tiny_run.PLAIN, k=5)) for column in columns}
         row[task.columns.label] = index % len(task.labels) if task.labels else float(index % 5)
         found.append(row)
+    return found
+
+
+SEVERAL = ("tagging", "dependency_parsing", "multilabel")
+"""Shapes with several labels a row: one for each word, or any number for the text."""
+
+
+def several(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    chance, columns = random.Random(0), task.columns
+    found = []
+    for index in range(count):
+        words = chance.choices(tiny_run.PLAIN, k=5)
+        names = [(task.labels or ("root", "mod"))[(index + word) % len(task.labels or "ab")] for word in range(5)]
+        made = {
+            columns.text: " ".join(words),
+            columns.label: sorted(set(names[: index % 3])),
+            columns.tokens: words,
+            columns.tags: names,
+            columns.heads: [str(word) for word in range(5)],
+            columns.relations: names,
+        }
+        found.append({column: value for column, value in made.items() if isinstance(column, str)})
     return found
 
 
