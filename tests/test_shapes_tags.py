@@ -380,11 +380,12 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, mirror: P
     result = train(config, display=Recorder())
     row = result.row
     assert row["baseline"]["name"] == "commonest tag" and row["baseline"]["answer"] == "O"
-    assert row["baseline"]["score"] == 0 and row["score"] == row["metrics"]["entity_f1"] > 0.4
+    assert row["baseline"]["score"] == 0 and row["score"] == row["metrics"]["entity_f1"] > 0.2
     again = evaluate_folder(result.folder)
     assert again.reproduced and again.metrics == pytest.approx(row["metrics"])
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     rows = load_rows(TASK, "test", FolderSource(mirror / "spans"))
     assert [len(line["prediction"]) for line in lines] == [len(words) for words in rows.columns["tokens"]]
-    right = sum(a == b for line in lines for a, b in zip(line["label"], line["prediction"], strict=True))
-    assert right / sum(len(line["label"]) for line in lines) == pytest.approx(row["metrics"]["tag_accuracy"])
+    tags = [pair for line in lines for pair in zip(line["label"], line["prediction"], strict=True)]
+    assert np.mean([a == b for a, b in tags]) == pytest.approx(row["metrics"]["tag_accuracy"])
+    assert row["metrics"]["tag_accuracy"] > np.mean([a == "O" for a, _ in tags])
