@@ -69,6 +69,8 @@ def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
         return texts_of(task, count)
     if task.type == "question_answering":
         return spans(task, count)
+    if task.type in SEVERAL:
+        return several(task, count)
     chance = random.Random(0)
     if task.type == "multiple_choice":
         return choices(task, count, chance)
@@ -103,6 +105,28 @@ def choices(task: TaskConfig, count: int, chance: random.Random) -> list[dict[st
         many = isinstance(columns.choices, tuple)
         row |= dict(zip(columns.choices, texts, strict=True)) if many else {columns.choices: texts}
         found.append(row)
+    return found
+
+
+SEVERAL = ("tagging", "dependency_parsing", "multilabel")
+"""Shapes with several labels a row: one for each word, or any number for the text."""
+
+
+def several(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    chance, columns = random.Random(0), task.columns
+    found = []
+    for index in range(count):
+        words = chance.choices(tiny_run.PLAIN, k=5)
+        names = [(task.labels or ("root", "mod"))[(index + word) % len(task.labels or "ab")] for word in range(5)]
+        made = {
+            columns.text: " ".join(words),
+            columns.label: sorted(set(names[: index % 3])),
+            columns.tokens: words,
+            columns.tags: names,
+            columns.heads: [str(word) for word in range(5)],
+            columns.relations: names,
+        }
+        found.append({column: value for column, value in made.items() if isinstance(column, str)})
     return found
 
 
