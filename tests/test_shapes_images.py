@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 
 import datasets
 import numpy as np
 import pytest
-import tiny_media
-import tiny_run
 import torch
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoModel
 
+import tiny_media
+import tiny_run
 from adaptrain.auto import AutoAdapterModel
+from adaptrain.cli.main import main
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, ModelConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError, ModelError, UnsupportedError
 from adaptrain.evaluation.run import evaluate_folder
@@ -344,3 +346,24 @@ def test_a_model_without_a_processor_is_refused(base, folder, tmp_path):
     AutoModel.from_pretrained(base).save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelError, match=r"has no usable image processor .* preprocessor_config\.json is due"):
         run(tmp_path / "bare", folder, tmp_path / "out")
+
+
+# ---- looking at data
+
+
+def test_the_survey_shows_sizes_labels_duplicates_and_bad_rows(folder, tmp_path, capsys):
+    rows = tiny_media.save_pictures(tmp_path / "all", 10)
+    (tmp_path / "all" / "copy.png").write_bytes((tmp_path / "all" / "4.png").read_bytes())
+    (tmp_path / "all" / "bad.png").write_bytes(b"no")
+    more = [{"image": "all/copy.png", "label": 1}, {"image": "all/bad.png", "label": 0}]
+    tiny_run.write_jsonl(tmp_path / "train.jsonl", [*rows, *more])
+    tiny_run.write_jsonl(tmp_path / "validation.jsonl", rows[:3])
+    for arguments in (["task=own_images", f"task.path={tmp_path}"], [str(tmp_path)]):
+        main(["data", *arguments])
+        told = capsys.readouterr().out
+        assert "(image_classification," in told
+        assert "longer sides in pixels" in told
+        assert re.search(r"train +(trains +)?12 +1 +1 +1\b", told)  # rows, bad, repeated, conflicting
+        assert re.search(r"train +12 +14 +16 +16 +16 +16\b", told)
+        assert re.search(r"train +image that does not open +1 +12\b", told)
+        assert re.search(r"train / validation +3 +0\b", told)
