@@ -141,6 +141,15 @@ def test_columns_and_labels_are_inferred(tmp_path, folder):
     assert settle_task(found, DataConfig()).task.columns.image == "img"
 
 
+def test_an_image_may_lie_in_a_mapping(tmp_path):
+    array = tiny_media.picture(0, 0)
+    (tmp_path / "a.png").write_bytes(png(array))
+    tiny_run.write_jsonl(tmp_path / "train.jsonl", [{"seen": {"file": "a.png", "class": 1}}])
+    rows = rows_of(tmp_path, columns=ColumnsConfig(image="seen.file", label="seen.class"))
+    assert np.array_equal(np.asarray(rows.columns["image"][0]), array)
+    assert rows.labels == [1]
+
+
 def test_a_folder_of_classes_names_its_labels_and_splits(tmp_path):
     for split in ("train", "val"):
         for name in ("zebra", "ant") if split == "train" else ("zebra",):
