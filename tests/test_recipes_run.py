@@ -105,7 +105,7 @@ def overrides(name: str, place: Path) -> list[str]:
     changed += list(TWO_STEPS)
     if name in MEDIA:
         changed[0] = f"model.name={place}/{MEDIA[name]}"
-        changed += ["task.generation.max_new_tokens=5"] if name == "lora_speech" else []
+        changed += ["task.generation.max_new_tokens=5" if name == "lora_speech" else "task.splits.carve.rows=6"]
     if name in WRITERS:
         changed[0] = f"model.name={place}/{WRITERS[name]}"
         changed += ["data.max_length=60", "data.max_target_length=20", "data.max_eval=5"]
