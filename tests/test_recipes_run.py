@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import tiny_media
 import tiny_run
 import tiny_writers
 from adaptrain.cli.main import main
@@ -33,10 +34,12 @@ def place(tmp_path_factory) -> Path:
     tiny_run.save_base(folder / "base")
     for kind in WRITERS.values():
         tiny_writers.save_writer(folder / kind, kind)
+    tiny_media.save_vit(folder / "vit")
+    tiny_media.save_whisper(folder / "whisper")
     for name in library().choices("task"):
         task = compose([f"task={name}"]).config.task
-        made = None if task.splits.carve is None else task.splits.carve.to
-        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None, made}:
+        carved = task.splits.carve and task.splits.carve.to
+        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None, carved}:
             tiny_run.write_jsonl(folder / "mirror" / task.name / f"{split}.jsonl", rows(task, 24))
     for language in ("en", "fr"):
         texts = "".join(f"{row['sentence']}\n" for row in tiny_run.sentences(24, 3))
@@ -64,7 +67,25 @@ def texts_of(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+MEDIA = {"lora_mnist": "vit", "lora_speech": "whisper"}
+"""Recipe → the tiny model that it trains, where that reads no texts."""
+
+
+def seen_and_heard(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    """Rows of images, and of recordings."""
+    if task.type == "image_classification":
+        keys = task.columns.image or "image", task.columns.label or "label"
+        values = [(tiny_media.picture(row % 2, row).tolist(), row % 2) for row in range(count)]
+    else:
+        keys = task.columns.audio or "audio", task.columns.target or "text"
+        tones = [tiny_media.tone("low", 0.1, 8000, row).tolist() for row in range(count)]
+        values = [({"array": tone, "sampling_rate": 8000}, "low") for tone in tones]
+    return [dict(zip(keys, each, strict=True)) for each in values]
+
+
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    if task.type in ("image_classification", "speech_recognition"):
+        return seen_and_heard(task, count)
     if task.type in ("causal_lm", "summarisation", "translation"):
         return texts_of(task, count)
     if task.type == "question_answering":
@@ -135,6 +156,9 @@ def overrides(name: str, place: Path) -> list[str]:
     values: Mapping[str, Any] = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     changed = [f"model.name={place}/base", "model.package=null", "model.sha256=null", f"data.mirror={place}/mirror"]
     changed += list(TWO_STEPS)
+    if name in MEDIA:
+        changed[0] = f"model.name={place}/{MEDIA[name]}"
+        changed += ["task.generation.max_new_tokens=5" if name == "lora_speech" else "task.splits.carve.rows=6"]
     if name in WRITERS:
         changed[0] = f"model.name={place}/{WRITERS[name]}"
         changed += ["data.max_length=60", "data.max_target_length=20", "data.max_eval=5"]

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 MOST = 20
 """Labels that are shown."""
 
+SIZES = {"images": "longer sides in pixels", "sound": "lengths in seconds"}
+"""What is measured of rows that are no texts."""
+
+MEDIA: dict[str, set[str]] = {"image_classification": {"image", "label"}, "speech_recognition": {"audio", "target"}}
+"""Type of a task on what is no text → the roles by which data without a task are known for it."""
+
 _CHOICES = ("recipe=", "model=", "model.name=")
 _EXAMPLE = 60
 
@@ -52,6 +58,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
+    from adaptrain.tasks.shapes import SHAPES
     from adaptrain.tasks.sources import locate
     from adaptrain.tasks.survey import Remembered, survey
 
@@ -61,7 +68,9 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
     uses = task.splits.roles() if typed else dict.fromkeys(_found(source), "")
     missing = _missing(source, uses)
     uses = {name: use for name, use in uses.items() if name not in missing}
-    measure, unit = _measure(config, tokens)
+    reads = "texts" if settled is None else SHAPES[task.type].reads
+    measure, unit = _measure(config, tokens and reads == "texts")
+    tokens, unit = tokens and reads == "texts", SIZES.get(reads, f"lengths in {unit}")
     made = survey(source, uses, roles, measure, None if settled is None else settled.task)
 
     kind = "no task" if settled is None else task.type
@@ -81,7 +90,7 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
         shared = [[f"{o.first} / {o.second}", f"{o.rows:,}", f"{o.conflicting:,}"] for o in made.overlaps]
         title = "rows of the second split whose input stands in the first"
         print_rows(["splits", "rows", "other answer"], shared, title=title, right=(1, 2))
-    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens)
+    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens or reads != "texts")
     return _end(config, made, missing)
 
 
@@ -96,6 +105,11 @@ def _settled(config: RunConfig, source: Source, typed: bool) -> tuple[Settled | 
         table = source.read(first)
         roles, unused = free_roles(table.features, task.columns, f"{source.place}, split '{first}'")
         kinds = {role.name: role.kind for role in roles if role.name != "id"}
+        media = next((kind for kind, given in MEDIA.items() if given == set(kinds)), None)
+        if media is not None:
+            splits = dataclasses.replace(task.splits, train=first)
+            settled = settle_task(dataclasses.replace(task, type=media, labels=(), splits=splits), config.data, source)
+            return settled, settled.roles, settled.unused
         if "text" not in kinds or not set(kinds) <= {"text", "text_pair", "label"}:
             return None, roles, unused
         if "label" not in kinds and "text_pair" in kinds:
@@ -205,14 +219,15 @@ def _print_lengths(made: Survey, unit: str, longest: int | None) -> None:
         if not len(each.lengths):
             continue
         points = np.percentile(each.lengths, (0, 50, 90, 95, 99, 100), method="higher")
-        row = [each.name, *(f"{int(point):,}" for point in points)]
+        digits = 0 if (each.lengths == each.lengths.round()).all() else 1
+        row = [each.name, *(f"{point:,.{digits}f}" for point in points)]
         if longest is not None:
             cut = each.cut(longest)
             row += [f"{cut:,}", f"{100 * cut / len(each.lengths):.1f}"]
         rows.append(row)
     if rows:
         print()
-        print_rows(heads, rows, title=f"lengths in {unit}", right=range(1, len(heads)))
+        print_rows(heads, rows, title=unit, right=range(1, len(heads)))
 
 
 def _print_bad(made: Survey) -> None:
@@ -227,14 +242,14 @@ def _print_bad(made: Survey) -> None:
         print_rows(["split", "reason", "rows", "which"], rows, title="bad rows", cut=True, right=(2,))
 
 
-def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], tokens: bool) -> None:
+def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], measured: bool) -> None:
     lines = list(notes)
     if not made.examples:
         lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
     if others:
         lines.append(f"not looked at: {listed(others)}")
     lines += [f"split '{each.name}' has no label of the map" for each in made.splits if each.unlabelled]
-    if not tokens and any(len(each.lengths) for each in made.splits):
+    if not measured and any(len(each.lengths) for each in made.splits):
         lines.append("model=NAME measures lengths in that model's tokens, and says how many rows data.max_length cuts")
     if lines:
         print()
