@@ -147,7 +147,7 @@ def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConf
 def _found(source: Source) -> tuple[str, ...]:
     """The splits of a PATH: what else lies in the folder is not looked at where there are some."""
     from adaptrain.tasks.formats import SUFFIXES
-    from adaptrain.tasks.sources import names_split
+    from adaptrain.tasks.splits import names_split
 
     names = source.splits()
     if not names:
@@ -170,7 +170,7 @@ def _missing(source: Source, uses: Mapping[str, str]) -> dict[str, DataError]:
 
 def _others(source: Source, uses: Mapping[str, str]) -> list[str]:
     """Splits that are there and that the task does not name."""
-    from adaptrain.tasks.sources import usual
+    from adaptrain.tasks.splits import usual
 
     used = {usual(name) for name in uses}
     return [name for name in source.splits() if usual(name) not in used]

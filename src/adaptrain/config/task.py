@@ -64,6 +64,7 @@ SAID = ("label", "answers", "tags", "heads", "relations", "target")
 MAPPED = {
     "classification": "label",
     "multilabel": "label",
+    "multiple_choice": "label",
     "tagging": "tags",
     "dependency_parsing": "relations",
     "image_classification": "label",
@@ -81,7 +82,8 @@ class ColumnsConfig:
     Attributes:
         text, text_pair, question, context, source: one column, or several whose texts are joined by blanks.
         label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
-        choices: one column of lists, or a column for each choice.
+        choices: one column of lists, or of mappings of `text` and `label`, or a column for each choice.
+        answers: `text` and `answer_start` of the right answers, lists that are empty where there is none.
         id: what a row is called in messages; no model reads it.
     """
 
@@ -193,12 +195,14 @@ class GenerationConfig:
         num_beams: 1 takes the likeliest token each time.
         length_penalty: of beams: above 0 favours longer ones.
         no_repeat_ngram_size: no n tokens twice; 0 allows it.
+        language: of transcripts, for a model that writes several: `en`, `french`.
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    language: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("max_new_tokens", "num_beams"):
@@ -221,7 +225,8 @@ class TaskConfig:
         subset: configuration of a hub data set.
         columns: what is not said there is inferred.
         labels: the label map in order; a row's label is its index or its name. Empty for what has no classes; of a
-            classification it is then inferred from the training split.
+            classification it is then inferred from the training split. Of a multiple choice: what the choices are
+            called in the label column.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
         prompt: what the model reads of a source: a text with `{source}` in it. For tasks with a target.
@@ -261,6 +266,14 @@ class TaskConfig:
             yield "prompt", f"is set; task.type={self.type} has no source that could stand in it"
         if self.prompt is not None and "{source}" not in self.prompt:
             yield "prompt", "has no {source} in it, so that every row would be the same"
+        elif self.prompt is not None and self.prompt.count("{source}") > 1:
+            yield "prompt", "has {source} in it more than once; a source is read once"
+        if self.type == "causal_lm" and self.columns.text is not None:
+            for role in ("source", "target"):
+                if getattr(self.columns, role) is not None:
+                    yield f"columns.{role}", "is given beside columns.text; a row is a text, or a source and a target"
+        if self.generation.language is not None and self.type in WRITES and self.type != "speech_recognition":
+            yield "generation.language", f"is set; task.type={self.type} does not read it"
         if self.generation != GenerationConfig() and self.type not in WRITES:
             yield "generation", f"is set; the answers of task.type={self.type} are not written"
 

@@ -48,8 +48,11 @@ def get_metric(name: str, task_type: str | None = None) -> Metric:
     return METRICS[name]
 
 
-def compute(names: Sequence[str], predictions: Any, references: Any) -> dict[str, float]:
+def compute(names: Sequence[str], predictions: Any, references: Any, scores: Any = None) -> dict[str, float]:
     """Several metrics of the same predictions, through the `evaluate` interface.
+
+    Args:
+        scores: of every label for each row, which metrics of ranked labels take in the place of `predictions`.
 
     Raises:
         DataError: there is no row, or a row for which a metric is not defined.
@@ -58,10 +61,11 @@ def compute(names: Sequence[str], predictions: Any, references: Any) -> dict[str
 
     if len(references) == 0:
         raise DataError("There is no row to score; give a split that has rows")
-    scores: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name in dict.fromkeys(names):
-        scores |= load(name).compute(predictions=predictions, references=references) or {}
-    return {name: float(score) for name, score in scores.items()}
+        ranked = scores is not None and get_metric(name).rows == "label scores"
+        found |= load(name).compute(predictions=scores if ranked else predictions, references=references) or {}
+    return {name: float(score) for name, score in found.items()}
 
 
 def signatures(names: Sequence[str], references: Any) -> dict[str, str]:

@@ -29,7 +29,8 @@ class Predictions(Answered):
         """The task's metrics, or those named."""
         names = (self.task.metric, *self.task.extra_metrics) if metrics is None else metrics
         shape = SHAPES[self.task.type]
-        return compute(names, shape.predictions(self), shape.references(self.task, self.read))
+        right = shape.references(self.task, self.read)
+        return compute(names, shape.predictions(self), right, shape.label_scores(self))
 
     def signatures(self) -> dict[str, str]:
         """How those of the task's metrics are computed whose name does not say it all."""

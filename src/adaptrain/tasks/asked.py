@@ -12,7 +12,7 @@ from adaptrain.config.schema import ColumnsConfig, TaskConfig
 from adaptrain.config.task import SAID
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import Bad
-from adaptrain.tasks.columns import KINDS, NAMES, infer_role, infer_texts, kind_of, of_role
+from adaptrain.tasks.columns import KINDS, NAMES, feature_of, infer_role, infer_texts, kind_of, names_of, of_role
 from adaptrain.tasks.rows import Rows, examine, picked
 
 Given = Mapping[str, str | tuple[str, ...]]
@@ -84,16 +84,17 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
                 f"task.columns.{role}={column}: task {task.name} reads no {role}"
                 f"{nearest(role, wanted) or '.'} It reads: {listed(wanted)}"
             )
-        if missing := [name for name in of_role(column) if name not in features]:
+        if missing := [name for name in of_role(column) if not _there(name, features)]:
             raise DataError(
-                f"{place}: there is no column '{missing[0]}'{nearest(missing[0], features) or '.'} "
-                f"The columns are: {listed(features)}. Name one in task.columns.{role}"
+                f"{place}: there is no column '{missing[0]}'{nearest(missing[0], names_of(features)) or '.'} "
+                f"The columns are: {listed(names_of(features))}. Name one in task.columns.{role}"
             )
     found: dict[str, Any] = dict(given)
     for named in (trained, {role: role for role in wanted}):
         for role in wanted:
             taken = {name for column in found.values() for name in of_role(column)}
-            if role not in found and all(name in features and name not in taken for name in of_role(named[role])):
+            columns = [name for name in of_role(named[role]) if name not in taken and _there(name, features)]
+            if role not in found and len(columns) == len(of_role(named[role])):
                 found[role] = named[role]
     said = {name for role in SAID for name in (role, *of_role(trained.get(role, ())))}
     left = {name: feature for name, feature in features.items() if name not in said}
@@ -116,3 +117,7 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
             )
         found[role] = infer_role(role, KINDS[role], left, found, place)
     return found
+
+
+def _there(name: str, features: Mapping[str, Any]) -> bool:
+    return feature_of(name, features) is not None

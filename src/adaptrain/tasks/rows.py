@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,9 +15,9 @@ import numpy as np
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
-from adaptrain.tasks.columns import settle_columns
+from adaptrain.tasks.columns import feature_of, names_of, settle_columns
 from adaptrain.tasks.shapes import SHAPES
-from adaptrain.tasks.sources import Source, locate
+from adaptrain.tasks.sources import Source, home_of, locate
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,22 @@ class Split:
         task: with every column named.
         place: source and split, for messages.
         names: what each row is called in messages; None where it has a number alone.
+        home: the folder that relative paths in the rows start from; None for where the program runs.
     """
 
     table: datasets.Dataset
     task: TaskConfig
     place: str
     names: Sequence[Any] | None = None
+    home: Path | None = None
 
     @classmethod
-    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str) -> Split:
+    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None) -> Split:
         """
         Raises:
             DataError: there is no column of the names.
         """
-        split = cls(table, task, place)
+        split = cls(table, task, place, home=home)
         return split if task.columns.id is None else replace(split, names=split.values("id"))
 
     def where(self, row: int) -> str:
@@ -129,7 +132,7 @@ class Split:
     def feature(self, role: str) -> Any:
         """What `datasets` says of the column of a role; of several the first."""
         given = self.task.columns.declared()[role]
-        return self.table.features[given if isinstance(given, str) else given[0]]
+        return feature_of(given if isinstance(given, str) else given[0], self.table.features)
 
     def texts(self, role: str) -> Column:
         """A column of texts; of several, their texts joined by blanks. Each of them must be one."""
@@ -141,12 +144,30 @@ class Split:
         return Column(joined, first_of_each(parts))
 
     def _one(self, column: str, role: str) -> list[Any]:
-        if column not in self.table.column_names:
+        self.check(column, role)
+        if column in self.table.column_names:
+            return list(self.table[column][:])
+        first, *path = column.split(".")
+        return [_under(value, path) for value in self.table[first][:]]
+
+    def check(self, column: str, role: str) -> None:
+        """
+        Raises:
+            DataError: there is no such column.
+        """
+        if feature_of(column, self.table.features) is None:
+            known = names_of(self.table.features)
             raise DataError(
-                f"{self.place}: there is no column '{column}'{nearest(column, self.table.column_names) or '.'} The "
-                f"columns are: {listed(self.table.column_names)}. Name one in task.columns.{role}"
+                f"{self.place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
+                f"{listed(known)}. Name one in task.columns.{role}"
             )
-        return list(self.table[column][:])
+
+
+def _under(value: Any, path: Sequence[str]) -> Any:
+    """What mappings within each other have under a path of names; None where one is missing."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: Source | None = None) -> Rows:
@@ -179,7 +200,7 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     table = source.read(split)
     place = f"{source.place}, split '{split}'"
     task, _, _ = settle_columns(task, table.features, place)
-    columns, bad = examine(table, task, place)
+    columns, bad = examine(table, task, place, home_of(source.place, split))
     refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].blank_lines else bad
     if refusable and bad_rows == "error":
         raise refused(refusable, len(table))
@@ -199,11 +220,14 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     )
 
 
-def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict[str, Column], list[Bad]]:
+def examine(
+    table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None
+) -> tuple[dict[str, Column], list[Bad]]:
     """Look at every row of a split.
 
     Args:
         task: with every column named.
+        home: the folder that relative paths in the rows start from.
 
     Returns:
         Role → its column; each bad row once.
@@ -211,7 +235,7 @@ def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict
     Raises:
         DataError: a column is missing, or there is no label map.
     """
-    columns = SHAPES[task.type].examine(Split.of(table, task, place))
+    columns = SHAPES[task.type].examine(Split.of(table, task, place, home))
     return columns, first_of_each(list(columns.values()))
 
 

@@ -12,6 +12,7 @@ from adaptrain.config.task import MAPPED, ROLES
 from adaptrain.tasks.columns import Role, settle_columns
 from adaptrain.tasks.labels import infer_labels, words_of
 from adaptrain.tasks.rows import Split
+from adaptrain.tasks.shapes.choices import choice_names
 from adaptrain.tasks.sources import Source, locate
 
 
@@ -63,6 +64,8 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
 def _labels(split: Split, role: str) -> tuple[str, ...]:
     """The label map of a role: of a column for each label the columns' names; of lists what is in them."""
     given = split.task.columns.declared()[role]
+    if split.task.type == "multiple_choice":
+        return choice_names(split)
     if not isinstance(given, str):
         return given
     values, feature = split.values(role), split.feature(role)

@@ -167,7 +167,7 @@ def optimise(
     """
     accelerator = hardware.accelerator
     pieces = micro_batches(batch, config.micro_batch_size, accelerator.process_index, accelerator.num_processes)
-    total, whole = torch.zeros((), device=hardware.device), plan.rows.weight(batch)
+    total, whole = torch.zeros((), device=hardware.device), max(1, plan.rows.weight(batch))
     for index, piece in enumerate(pieces):
         # A process without rows of its own still takes part in the exchange, with a weight of zero
         rows = piece or batch[:1]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from adaptrain.config.schema import CarveConfig, RunConfig, SplitsConfig
 from adaptrain.evaluation.baseline import Baseline, trivial_baseline
 from adaptrain.evaluation.predict import Predictions, predict
@@ -144,8 +146,8 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     rows = load_splits(config)
 
     base = find_base(config.model)
-    processor = load_processor(base, shape.reads)
     own_head = shape.own_head(read_config(config.model))
+    processor = load_processor(base, shape.reads)
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)
@@ -220,6 +222,12 @@ def notes_of(read: Read, max_length: int, splits: SplitsConfig) -> list[str]:
     words = carved_words(rows, splits.carve)
     notes = [] if words is None else [f"split '{rows.split}' is carved {words}"]
     notes += [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {max_length} tokens"] if cut else []
+    several = 0 if read.encoded.origin is None else int((np.bincount(read.encoded.origin) > 1).sum())
+    if several:
+        notes.append(
+            f"split '{rows.split}': {several} of {len(rows)} rows are read in several windows of at most {max_length} "
+            f"tokens, {len(read.encoded)} windows in all"
+        )
     if rows.bad:
         notes.append(
             f"split '{rows.split}': {sum(rows.bad.values())} of {rows.found} rows were left out: {in_words(rows.bad)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,11 +53,13 @@ class Trivial:
         name: of the way: `majority class`.
         answer: what it says of every row, or how it makes its answers.
         predictions: one a row, as the metrics take them.
+        scores: the same as `Shape.label_scores`.
     """
 
     name: str
     answer: str | float
     predictions: Sequence[Any] | np.ndarray
+    scores: np.ndarray | None = None
 
 
 class Shape(ABC):
@@ -142,6 +144,11 @@ class Shape(ABC):
     def predictions(self, said: Answered) -> Sequence[Any] | np.ndarray:
         """One prediction a row, as the metrics take them."""
 
+    def label_scores(self, said: Answered) -> np.ndarray | None:
+        """How much speaks for each label, (rows, labels), for metrics of ranked labels; None where labels have no
+        ranks."""
+        return None
+
     @abstractmethod
     def references(self, task: TaskConfig, read: Read) -> Sequence[Any] | np.ndarray:
         """What is right, one a row, as the metrics take it."""
@@ -173,7 +180,10 @@ class Shape(ABC):
 SHAPES: dict[str, Shape] = {}
 
 
-def register_shape(shape: type[Shape]) -> type[Shape]:
+_Shape = TypeVar("_Shape", bound=Shape)
+
+
+def register_shape(shape: type[_Shape]) -> type[_Shape]:
     """Make a shape known under its word."""
     SHAPES[shape.type] = shape()
     return shape
