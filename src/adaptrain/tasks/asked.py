@@ -41,7 +41,12 @@ def roles_read(task: TaskConfig) -> tuple[str, ...]:
     Args:
         task: as trained, with every column named.
     """
-    return tuple(role for role in task.columns.declared() if role not in (*SAID, "id"))
+    return tuple(role for role in task.columns.declared() if role not in (*said_roles(task), "id"))
+
+
+def said_roles(task: TaskConfig) -> tuple[str, ...]:
+    """The roles of what it should say. A causal language model is asked how likely all words are, a target's too."""
+    return () if task.type == "causal_lm" else SAID
 
 
 def asked_rows(table: datasets.Dataset, task: TaskConfig, place: str, given: Given | None = None) -> Asked:
@@ -96,7 +101,7 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
             columns = [name for name in of_role(named[role]) if name not in taken and _there(name, features)]
             if role not in found and len(columns) == len(of_role(named[role])):
                 found[role] = named[role]
-    said = {name for role in SAID for name in (role, *of_role(trained.get(role, ())))}
+    said = {name for role in said_roles(task) for name in (role, *of_role(trained.get(role, ())))}
     left = {name: feature for name, feature in features.items() if name not in said}
     if "text" in wanted and "text" not in found:
         bare = replace(task, columns=ColumnsConfig())
