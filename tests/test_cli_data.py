@@ -149,7 +149,6 @@ def choice(label: int, *choices: str) -> dict[str, Any]:
             [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, {"tokens": ["a"], "tags": []}],
             "not a tag for each token",
         ),
-        ("multiple_choice", [choice(1, "a", "b"), choice(2, "a", "b")], "label outside the map"),
         ("multiple_choice", [choice(1, "a", "b"), choice(0, "", "b")], "choices that are no list of texts"),
         ("translation", [{"document": "x y", "summary": "x"}, {"document": "x y", "summary": ""}], "empty text"),
     ],
