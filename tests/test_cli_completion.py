@@ -55,6 +55,15 @@ TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
         ("adaptrain eval outputs/x trainer.p", ["trainer.precision="]),
         ("adaptrain eval outputs/x trainer.precision=b", ["trainer.precision=bf16"]),
         ("adaptrain eval out", []),  # a path: the shell's own completion
+        ("adaptrain p", ["predict"]),
+        ("adaptrain predict outputs/x --t", ["--text", "--text-pair"]),
+        ("adaptrain predict outputs/x --s", ["--skip-bad"]),
+        ("adaptrain predict outputs/x trainer.d", ["trainer.device="]),
+        ("adaptrain predict outputs/x task", ["task.columns."]),
+        ("adaptrain predict outputs/x task.columns.te", ["task.columns.text=", "task.columns.text_pair="]),
+        ("adaptrain predict outputs/x task.columns.la", []),  # a label is not read
+        ("adaptrain predict outputs/x trainer.precision=b", ["trainer.precision=bf16"]),
+        ("adaptrain predict out", []),
         ("adaptrain ls ta", ["tasks"]),
         ("adaptrain table --f", ["--format"]),
         ("adaptrain table --format l", ["latex"]),

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 import tiny_run
+from adaptrain.cli.data import _as_task
 from adaptrain.cli.main import main
+from adaptrain.config.task import ROLES
+from adaptrain.tasks.shapes import SHAPES
 from tiny_run import write_jsonl
 
 TRAIN = [
@@ -138,21 +141,67 @@ def choice(label: int, *choices: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "reason"),
+    ("kind", "rows", "reason"),
     [
-        ([spans(4), spans(5)], "answer outside the context"),
-        ([{"tokens": ["a", "b"], "tags": ["O", "O"]}, {"tokens": ["a"], "tags": []}], "not a tag for each token"),
-        ([choice(1, "a", "b"), choice(2, "a", "b")], "label outside the map"),
-        ([choice(1, "a", "b"), choice(0, "", "b")], "choices that are no list of texts"),
-        ([{"document": "x y", "summary": "x"}, {"document": "x y", "summary": ""}], "empty text"),
+        ("question_answering", [spans(4), spans(5)], "answer outside the context"),
+        (
+            "tagging",
+            [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, {"tokens": ["a"], "tags": []}],
+            "not a tag for each token",
+        ),
+        ("multiple_choice", [choice(1, "a", "b"), choice(0, "", "b")], "choices that are no list of texts"),
+        ("translation", [{"document": "x y", "summary": "x"}, {"document": "x y", "summary": ""}], "empty text"),
     ],
 )
-def test_data_of_other_shapes(rows, reason, capsys, work):
+def test_data_of_other_shapes(kind, rows, reason, capsys, work):
+    """With a shape of their own where there is one, else by what each role asks for by itself."""
     file = write_jsonl(work / "rows.jsonl", rows)
     code, out, err = run(capsys, str(file))
-    assert code == 3 and out.startswith("rows.jsonl  (no task, ")
-    assert table(out, "bad rows")[1:] == [["train", reason, "1", "2"]]
+    known = kind in SHAPES
+    assert code == 3 and out.startswith(f"rows.jsonl  ({kind if known else 'no task'}, ")
+    ((split, told, count, numbers),) = table(out, "bad rows")[1:]
+    assert (split, count, numbers) == ("train", "1", "2") and (known or told == reason)
     assert "row 2: " in err
+
+
+def test_roles_that_mean_a_task_where_its_shape_is_known(monkeypatch):
+    found = {}
+    for kind in ROLES:
+        monkeypatch.setitem(SHAPES, kind, SHAPES["masked_lm"])
+    asked = {
+        "classification": {"text": "text", "text_pair": "text", "label": "text"},
+        "regression": {"text": "text", "label": "number"},
+        "multilabel": {"text": "text", "label": "list of text"},
+        "masked_lm": {"text": "text"},
+        "tagging": {"tokens": "list of text", "tags": "list of text"},
+        "dependency_parsing": {"tokens": "list of text", "heads": "list of integer", "relations": "list of text"},
+        "question_answering": {"question": "text", "context": "text", "answers": "answers"},
+        "multiple_choice": {"choices": "list of text", "context": "text", "label": "integer"},
+        "translation": {"source": "text", "target": "text"},
+        "image_classification": {"image": "image", "label": "class"},
+        "speech_recognition": {"audio": "audio", "target": "text"},
+    }
+    for kind, kinds in asked.items():
+        task = _as_task(tiny_run.MOOD, kinds, "dev")
+        found[kind] = None if task is None else (task.type, task.splits.train, [*task.problems()])
+    assert found == {kind: (kind, "dev", []) for kind in asked}
+    columns = dict.fromkeys(("question", "context"), "text")
+    assert _as_task(tiny_run.MOOD, columns, "train") is None  # nothing to learn
+    assert _as_task(tiny_run.MOOD, {"text": "text", "text_pair": "text"}, "train") is None
+    monkeypatch.delitem(SHAPES, "tagging")
+    assert _as_task(tiny_run.MOOD, asked["tagging"], "train") is None
+
+
+def test_several_labels(capsys, work):
+    rows = [{"text": "a warm day", "labels": ["fine", "warm"]}, {"text": "cold soup", "labels": []}]
+    write_jsonl(work / "m.jsonl", [*rows, {"text": "warm soup", "labels": ["warm"]}])
+    code, out, err = run(capsys, "m.jsonl")
+    assert (code, err) == (0, "") and "(multilabel, m.jsonl)" in out
+    assert [row[:2] for row in table(out, "labels")[1:]] == [["fine", "1"], ["warm", "2"]]
+    rows = [{"text": "a warm day", "fine": 1, "warm": 1}, {"text": "cold soup", "fine": 0, "warm": 2}]
+    write_jsonl(work / "c.jsonl", rows)
+    code, out, err = run(capsys, "c.jsonl", "task.columns.label=[fine,warm]")
+    assert code == 3 and "(multilabel, c.jsonl)" in out and "row 2: the labels in the columns fine, warm" in err
 
 
 def test_numbers_and_texts_alone(capsys, work):

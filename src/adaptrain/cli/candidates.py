@@ -60,11 +60,12 @@ def candidates(line: str) -> list[str]:
             return _starting(word, _STRATEGIES)
         return _starting(word, (*VALUED, *FLAGS)) if word.startswith("-") else []
     if verb == "predict":
-        from adaptrain.cli.predict import FLAGS, KEYS, REPEATED, VALUED
+        from adaptrain.cli.predict import FLAGS, KEYS, READ, REPEATED, VALUED
 
         if word.startswith("-"):
             return _starting(word, (*VALUED, *REPEATED, *FLAGS))
-        return _keys_or_values(word, [*(f"{key}=" for key in KEYS), "task.columns."], before)
+        roles = [f"task.columns.{role}=" for role in READ] if word.startswith("task.columns.") else ["task.columns."]
+        return _keys_or_values(word, [*(f"{key}=" for key in KEYS), *roles], before)
     if verb == "eval":
         from adaptrain.cli.evaluate import KEYS
 

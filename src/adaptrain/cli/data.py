@@ -23,8 +23,19 @@ MOST = 20
 SIZES = {"images": "longer sides in pixels", "sound": "lengths in seconds"}
 """What is measured of rows that are no texts."""
 
-MEDIA: dict[str, set[str]] = {"image_classification": {"image", "label"}, "speech_recognition": {"audio", "target"}}
-"""Type of a task on what is no text → the roles by which data without a task are known for it."""
+_MEANT = {
+    "classification": {"text", "label"},
+    "masked_lm": {"text"},
+    "tagging": {"tokens", "tags"},
+    "dependency_parsing": {"tokens", "heads", "relations"},
+    "question_answering": {"question", "context", "answers"},
+    "multiple_choice": {"choices", "label"},
+    "translation": {"source", "target"},
+    "image_classification": {"image", "label"},
+    "speech_recognition": {"audio", "target"},
+}
+"""Type of a task → the roles that mean it in data without a task. Of tasks of a source and a target it does not matter
+which: they are checked alike."""
 
 _CHOICES = ("recipe=", "model=", "model.name=")
 _EXAMPLE = 60
@@ -105,26 +116,38 @@ def _settled(config: RunConfig, source: Source, typed: bool) -> tuple[Settled | 
         table = source.read(first)
         roles, unused = free_roles(table.features, task.columns, f"{source.place}, split '{first}'")
         kinds = {role.name: role.kind for role in roles if role.name != "id"}
-        media = next((kind for kind, given in MEDIA.items() if given == set(kinds)), None)
-        if media is not None:
-            splits = dataclasses.replace(task.splits, train=first)
-            settled = settle_task(dataclasses.replace(task, type=media, labels=(), splits=splits), config.data, source)
-            return settled, settled.roles, settled.unused
-        if "text" not in kinds or not set(kinds) <= {"text", "text_pair", "label"}:
+        guessed = _as_task(task, kinds, first)
+        if guessed is None:
             return None, roles, unused
-        if "label" not in kinds and "text_pair" in kinds:
-            return None, roles, unused
-        task = _as_task(task, kinds, first)
+        task = guessed
     settled = settle_task(task, config.data, source)
     return settled, settled.roles, settled.unused
 
 
-def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConfig:
-    """The task that rows of texts and labels are for."""
-    labelled = "regression" if kinds.get("label") == "number" else "classification"
-    kind = labelled if "label" in kinds else "masked_lm"
-    labels = task.labels if kind == "classification" else ()
-    return dataclasses.replace(task, type=kind, labels=labels, splits=dataclasses.replace(task.splits, train=train))
+def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConfig | None:
+    """The task that rows of these roles are for; None where there is none, or more than one."""
+    from adaptrain.config.schema import ColumnsConfig
+    from adaptrain.config.task import MAPPED, ROLES
+    from adaptrain.tasks.shapes import SHAPES
+
+    found = set(kinds)
+    fitting = [kind for kind, needed in _MEANT.items() if needed <= found <= {*needed, *ROLES[kind].all}]
+    kind = next(iter(fitting), None)
+    if kind == "classification" and kinds["label"] == "number":
+        kind = "regression"
+    elif kind == "classification" and ("list of" in kinds["label"] or "columns of" in kinds["label"]):
+        kind = "multilabel"
+    if kind not in SHAPES:
+        return None
+    declared = {role: column for role, column in task.columns.declared().items() if role in (*found, "id")}
+    given: dict[str, Any] = declared
+    return dataclasses.replace(
+        task,
+        type=kind,
+        columns=ColumnsConfig(**given),
+        labels=task.labels if kind in MAPPED else (),
+        splits=dataclasses.replace(task.splits, train=train),
+    )
 
 
 def _found(source: Source) -> tuple[str, ...]:

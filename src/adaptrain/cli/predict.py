@@ -18,7 +18,14 @@ VALUED = ("--input", "--output", "--keep")
 REPEATED = ("--text", "--text-pair")
 KEYS = ("trainer.precision", "trainer.eval_batch_size", "trainer.device")
 
-READ = tuple(dict.fromkeys(role for roles in ROLES.values() for role in roles.all if role not in (*SAID, "id")))
+READ = tuple(
+    dict.fromkeys(
+        role
+        for kind, roles in ROLES.items()
+        for role in roles.all
+        if role != "id" and (role not in SAID or kind == "causal_lm")
+    )
+)
 """Roles that a row can be given in."""
 
 _COLUMNS = "task.columns."

@@ -12,7 +12,7 @@ from adaptrain.config.schema import ColumnsConfig, TaskConfig
 from adaptrain.config.task import SAID
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import Bad
-from adaptrain.tasks.columns import KINDS, NAMES, infer_role, infer_texts, kind_of, of_role
+from adaptrain.tasks.columns import KINDS, NAMES, feature_of, infer_role, infer_texts, kind_of, names_of, of_role
 from adaptrain.tasks.rows import Rows, examine, picked
 
 Given = Mapping[str, str | tuple[str, ...]]
@@ -41,7 +41,12 @@ def roles_read(task: TaskConfig) -> tuple[str, ...]:
     Args:
         task: as trained, with every column named.
     """
-    return tuple(role for role in task.columns.declared() if role not in (*SAID, "id"))
+    return tuple(role for role in task.columns.declared() if role not in (*said_roles(task), "id"))
+
+
+def said_roles(task: TaskConfig) -> tuple[str, ...]:
+    """The roles of what it should say. A causal language model is asked how likely all words are, a target's too."""
+    return () if task.type == "causal_lm" else SAID
 
 
 def asked_rows(table: datasets.Dataset, task: TaskConfig, place: str, given: Given | None = None) -> Asked:
@@ -84,18 +89,19 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
                 f"task.columns.{role}={column}: task {task.name} reads no {role}"
                 f"{nearest(role, wanted) or '.'} It reads: {listed(wanted)}"
             )
-        if missing := [name for name in of_role(column) if name not in features]:
+        if missing := [name for name in of_role(column) if not _there(name, features)]:
             raise DataError(
-                f"{place}: there is no column '{missing[0]}'{nearest(missing[0], features) or '.'} "
-                f"The columns are: {listed(features)}. Name one in task.columns.{role}"
+                f"{place}: there is no column '{missing[0]}'{nearest(missing[0], names_of(features)) or '.'} "
+                f"The columns are: {listed(names_of(features))}. Name one in task.columns.{role}"
             )
     found: dict[str, Any] = dict(given)
     for named in (trained, {role: role for role in wanted}):
         for role in wanted:
             taken = {name for column in found.values() for name in of_role(column)}
-            if role not in found and all(name in features and name not in taken for name in of_role(named[role])):
+            columns = [name for name in of_role(named[role]) if name not in taken and _there(name, features)]
+            if role not in found and len(columns) == len(of_role(named[role])):
                 found[role] = named[role]
-    said = {name for role in SAID for name in (role, *of_role(trained.get(role, ())))}
+    said = {name for role in said_roles(task) for name in (role, *of_role(trained.get(role, ())))}
     left = {name: feature for name, feature in features.items() if name not in said}
     if "text" in wanted and "text" not in found:
         bare = replace(task, columns=ColumnsConfig())
@@ -116,3 +122,7 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
             )
         found[role] = infer_role(role, KINDS[role], left, found, place)
     return found
+
+
+def _there(name: str, features: Mapping[str, Any]) -> bool:
+    return feature_of(name, features) is not None

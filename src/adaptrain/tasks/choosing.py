@@ -59,7 +59,9 @@ class ChoiceReader(Reader):
         features: dict[str, Feature] = {name: Ragged.of(values) for name, values in found.items()}
         lengths = np.array([len(ids) for ids in found["input_ids"]]).reshape(-1, count).sum(1).tolist()
         truncated = int(np.array(cut).reshape(-1, count).any(1).sum())
-        return Encoded(features | {"labels": np.asarray(rows.labels)}, lengths, truncated, texts=count)
+        if "label" in rows.columns:
+            features["labels"] = np.asarray(rows.labels)
+        return Encoded(features, lengths, truncated, texts=count)
 
 
 def choice_texts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[str], ...]:

@@ -191,7 +191,10 @@ def free_roles(
         found |= {"text": pairs[0][0], "text_pair": pairs[0][1]}
         left = [name for name in left if name not in pairs[0]]
     for role in [*wanted, *(role for role in ("text", "context", "question") if role not in found)]:
-        fits = [name for name in left if kind_of(features[name]) in (*KINDS[role], *_NAMED.get(role, ()))]
+        kinds = (*KINDS[role], *_NAMED.get(role, ()))
+        if role == "label" and not any(name in NAMES["tokens"] for name in left):  # else a list is one of tags
+            kinds += KINDS["labels"]
+        fits = [name for name in left if kind_of(features[name]) in kinds]
         names = [word for word in NAMES[role] if word in fits]
         if names:
             found[role] = names[0]

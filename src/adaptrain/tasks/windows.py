@@ -67,7 +67,8 @@ class WindowReader(Reader):
             DataError: a question that leaves no room for its context; a text without a token.
         """
         names = [name for name in self.collate.keys if name != "labels"]
-        questions, contexts, answers = (rows.columns[role] for role in ("question", "context", "answers"))
+        questions, contexts = (rows.columns[role] for role in ("question", "context"))
+        answers = rows.columns.get("answers")
         place = f"{rows.place}, split '{rows.split}'"
         found: dict[str, list[Any]] = {name: [] for name in (*names, "labels", "null", "first", "begins", "ends")}
         origin: list[int] = []
@@ -81,7 +82,7 @@ class WindowReader(Reader):
                     f"{self.max_length}; raise that, or leave the row out"
                 )
             begins, ends = _without_blanks(made.characters[begin:end], contexts[row])
-            answer = _tokens_of(answers[row], begins, ends)
+            answer = None if answers is None else _tokens_of(answers[row], begins, ends)
             null = self._null(made)
             for start in window_starts(end - begin, room, min(self.stride, room // 2)):
                 stop = min(start + room, end - begin)
@@ -100,6 +101,7 @@ class WindowReader(Reader):
         features: dict[str, Feature] = {
             name: np.asarray(values) if name in ("labels", "null", "first") else Ragged.of(values)
             for name, values in found.items()
+            if name != "labels" or answers is not None
         }
         return Encoded(features, [len(ids) for ids in found["input_ids"]], origin=origin)
 

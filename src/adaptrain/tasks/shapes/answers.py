@@ -45,7 +45,7 @@ class QuestionAnswering(Shape):
 
     def examine(self, split: Split) -> dict[str, Column]:
         columns = {role: split.texts(role) for role in ("question", "context")}
-        return columns | {"answers": _answers(split, columns["context"])}
+        return columns | {"answers": _answers(split, columns["context"])} if split.has("answers") else columns
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_qa_head(task.name, layers=head.layers or 1, dropout=head.dropout)
@@ -72,14 +72,15 @@ class QuestionAnswering(Shape):
 
     def written(self, said: Answered) -> Iterator[dict[str, Any]]:
         """`prediction` is empty where the metrics take it for a refusal."""
-        refuses = may_refuse(said.task)
-        for right, answer in zip(self.references(said.task, said.read), self.predictions(said), strict=True):
+        for right, answer in zip(self.references(said.task, said.read), self.said(said), strict=True):
+            yield {"label": right, **answer}
+
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """`prediction` is empty where the metrics take it for a refusal."""
+        refuses = may_refuse(answered.task)
+        for answer in self.predictions(answered):
             refused = refuses and answer["no_answer"] > 1
-            yield {
-                "label": right,
-                "prediction": "" if refused else answer["text"],
-                "no_answer": answer["no_answer"],
-            }
+            yield {"prediction": "" if refused else answer["text"], "no_answer": answer["no_answer"]}
 
     def calibrate(self, said: Answered) -> dict[str, float]:
         """The threshold of null − span with the best F1, where there are unanswerable questions."""

@@ -33,7 +33,8 @@ class MultipleChoice(Classification):
     def examine(self, split: Split) -> dict[str, Column]:
         need_labels(split)
         columns = {role: split.texts(role) for role in ("context", "question") if split.has(role)}
-        return columns | {"choices": _choices(split), "label": self.labels(split)}
+        columns["choices"] = _choices(split)
+        return columns | {"label": self.labels(split)} if split.has("label") else columns
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_multiple_choice_head(

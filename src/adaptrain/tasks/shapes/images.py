@@ -30,7 +30,8 @@ class ImageClassification(Classification):
 
     def examine(self, split: Split) -> dict[str, Column]:
         need("PIL", "vision", "task.type=image_classification")
-        return {"image": Images(split, "image").checked(), "label": self.labels(split)}
+        columns = {"image": Images(split, "image").checked()}
+        return columns | {"label": self.labels(split)} if split.has("label") else columns
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_image_classification_head(

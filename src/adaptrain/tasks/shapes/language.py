@@ -72,6 +72,9 @@ class CausalLM(Shape):
         for count, (loss, right) in zip(self.references(said.task, said.read), said.answers, strict=True):
             yield {"tokens": int(count), "loss": float(loss) / int(count), "right": int(right)}
 
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        return self.written(answered)  # the labels are words of the texts
+
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         """How often each token is predicted in the training texts, the end among them."""
         words = np.asarray(sorted({*reader.processor.get_vocab().values()}))

@@ -34,7 +34,8 @@ class SpeechRecognition(Written):
 
     def examine(self, split: Split) -> dict[str, Column]:
         need("soundfile", "speech", "task.type=speech_recognition")
-        return {"audio": Sounds(split, "audio").checked(), "target": split.texts("target")}
+        columns = {"audio": Sounds(split, "audio").checked()}
+        return columns | {"target": split.texts("target")} if split.has("target") else columns
 
     def own_head(self, config: Any) -> OwnHead | None:
         """

@@ -52,7 +52,8 @@ class FromText(Written):
     """Texts written after a text, by an encoder-decoder or by a decoder that goes on behind the source."""
 
     def examine(self, split: Split) -> dict[str, Column]:
-        return {"source": split.texts("source"), "target": check_targets(split)}
+        columns = {"source": split.texts("source")}
+        return columns | {"target": check_targets(split)} if split.has("target") else columns
 
     def own_head(self, config: Any) -> OwnHead | None:
         return "seq2seq_lm" if config.is_encoder_decoder else "causal_lm"
