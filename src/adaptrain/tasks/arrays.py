@@ -33,14 +33,24 @@ class ArraysSource:
         return str(self.file)
 
     def splits(self) -> tuple[str, ...]:
-        return ordered(_read(self.file))
+        return ordered(self._load())
 
     def read(self, split: str) -> datasets.Dataset:
-        return pick(_read(self.file), split, f"The archive '{self.file}'")
+        return pick(self._load(), split, f"The archive '{self.file}'")
+
+    def _load(self) -> dict[str, datasets.Dataset]:
+        return _read(self.file, self.file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _read(file: Path) -> dict[str, datasets.Dataset]:
+def _read(file: Path, changed: int) -> dict[str, datasets.Dataset]:
+    """
+    Args:
+        changed: when the file was, so that another one of its name is read anew.
+
+    Raises:
+        DataError: it is no archive, or not of splits.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     try:
         with np.load(file, allow_pickle=False) as archive:
