@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import tiny_media
 import tiny_run
 import tiny_writers
 from adaptrain.cli.main import main
@@ -33,9 +34,12 @@ def place(tmp_path_factory) -> Path:
     tiny_run.save_base(folder / "base")
     for kind in WRITERS.values():
         tiny_writers.save_writer(folder / kind, kind)
+    tiny_media.save_vit(folder / "vit")
+    tiny_media.save_whisper(folder / "whisper")
     for name in library().choices("task"):
         task = compose([f"task={name}"]).config.task
-        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None}:
+        carved = task.splits.carve and task.splits.carve.to
+        for split in {task.splits.train, task.splits.validation, task.splits.test} - {None, carved}:
             tiny_run.write_jsonl(folder / "mirror" / task.name / f"{split}.jsonl", rows(task, 24))
     for language in ("en", "fr"):
         texts = "".join(f"{row['sentence']}\n" for row in tiny_run.sentences(24, 3))
@@ -63,10 +67,34 @@ def texts_of(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+MEDIA = {"lora_mnist": "vit", "lora_speech": "whisper"}
+"""Recipe → the tiny model that it trains, where that reads no texts."""
+
+
+def seen_and_heard(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    """Rows of images, and of recordings."""
+    if task.type == "image_classification":
+        keys = task.columns.image or "image", task.columns.label or "label"
+        values = [(tiny_media.picture(row % 2, row).tolist(), row % 2) for row in range(count)]
+    else:
+        keys = task.columns.audio or "audio", task.columns.target or "text"
+        tones = [tiny_media.tone("low", 0.1, 8000, row).tolist() for row in range(count)]
+        values = [({"array": tone, "sampling_rate": 8000}, "low") for tone in tones]
+    return [dict(zip(keys, each, strict=True)) for each in values]
+
+
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    if task.type in ("image_classification", "speech_recognition"):
+        return seen_and_heard(task, count)
     if task.type in ("causal_lm", "summarisation", "translation"):
         return texts_of(task, count)
+    if task.type == "question_answering":
+        return spans(task, count)
+    if task.type in SEVERAL:
+        return several(task, count)
     chance = random.Random(0)
+    if task.type == "multiple_choice":
+        return choices(task, count, chance)
     given = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
     columns = [name for column in given for name in ((column,) if isinstance(column, str) else column)]
     found = []
@@ -77,11 +105,60 @@ def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     return found
 
 
+def spans(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    """Every third question has no answer."""
+    columns, found = task.columns, []
+    for index, row in enumerate(tiny_run.sentences(count, 0)):
+        word = row["sentence"].split()[-1]
+        answers = {"text": [word], "answer_start": [row["sentence"].rindex(word)]}
+        if index % 3 == 0 and "squad_v2" in task.metric:
+            answers = {"text": [], "answer_start": []}
+        found.append({columns.question: "was it very", columns.context: row["sentence"], columns.answers: answers})
+    return found
+
+
+def choices(task: TaskConfig, count: int, chance: random.Random) -> list[dict[str, Any]]:
+    columns, found = task.columns, []
+    for index in range(count):
+        texts = chance.choices(tiny_run.PLAIN, k=len(task.labels))
+        row: dict[str, Any] = {each: "a day" for each in (columns.context, columns.question) if each is not None}
+        row[columns.label] = task.labels[index % len(task.labels)]
+        many = isinstance(columns.choices, tuple)
+        row |= dict(zip(columns.choices, texts, strict=True)) if many else {columns.choices: texts}
+        found.append(row)
+    return found
+
+
+SEVERAL = ("tagging", "dependency_parsing", "multilabel")
+"""Shapes with several labels a row: one for each word, or any number for the text."""
+
+
+def several(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    chance, columns = random.Random(0), task.columns
+    found = []
+    for index in range(count):
+        words = chance.choices(tiny_run.PLAIN, k=5)
+        names = [(task.labels or ("root", "mod"))[(index + word) % len(task.labels or "ab")] for word in range(5)]
+        made = {
+            columns.text: " ".join(words),
+            columns.label: sorted(set(names[: index % 3])),
+            columns.tokens: words,
+            columns.tags: names,
+            columns.heads: [str(word) for word in range(5)],
+            columns.relations: names,
+        }
+        found.append({column: value for column, value in made.items() if isinstance(column, str)})
+    return found
+
+
 def overrides(name: str, place: Path) -> list[str]:
     """What makes a recipe small: its base, its rows, its steps."""
     values: Mapping[str, Any] = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     changed = [f"model.name={place}/base", "model.package=null", "model.sha256=null", f"data.mirror={place}/mirror"]
     changed += list(TWO_STEPS)
+    if name in MEDIA:
+        changed[0] = f"model.name={place}/{MEDIA[name]}"
+        changed += ["task.generation.max_new_tokens=5" if name == "lora_speech" else "task.splits.carve.rows=6"]
     if name in WRITERS:
         changed[0] = f"model.name={place}/{WRITERS[name]}"
         changed += ["data.max_length=60", "data.max_target_length=20", "data.max_eval=5"]
@@ -95,6 +172,8 @@ def overrides(name: str, place: Path) -> list[str]:
         changed += ["task.name=en", f"task.path={place}/corpus/en", "outputs=outputs/en"]
     if compose([f"recipe={name}"]).config.adapter.get("phm_dim", 1) > 1 and not branches:
         changed.append("adapter.reduction_factor=8")  # phm_dim divides 32 / 8
+    if compose([f"recipe={name}"]).config.task.splits.carve is not None:
+        changed.append("task.splits.carve.rows=8")
     if name.startswith("adapterdrop"):  # of two layers
         found = compose([f"recipe={name}"]).config
         changed += ["adapter.leave_out=[0]"] if found.adapter["leave_out"] else ["trainer.adapter_drop=1"]

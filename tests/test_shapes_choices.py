@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -23,9 +24,10 @@ from adaptrain.evaluation.baseline import trivial_baseline
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.tasks.choosing import ChoiceReader
 from adaptrain.tasks.reading import Read
-from adaptrain.tasks.rows import Rows, load_rows
+from adaptrain.tasks.rows import Rows, Split, load_rows
 from adaptrain.tasks.settle import is_settled, settle_task
 from adaptrain.tasks.shapes import SHAPES, Answered
+from adaptrain.tasks.shapes.choices import choice_names
 from adaptrain.tasks.sources import FolderSource
 from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.run import train
@@ -224,9 +226,12 @@ def test_choices_in_columns_and_nothing_is_added_to_what_is_declared(tmp_path: P
     assert (found.columns["choices"], found.labels) == ([["a", "b"], ["c", "d"]], [1, 0])
 
 
-def test_choices_with_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+def test_choices_with_names(listed: bool, tmp_path: Path) -> None:
     def named(label: str, *names: str) -> dict[str, Any]:
-        return {"question": "why", "choices": {"text": ["x", "y", "z"], "label": names}, "answerKey": label}
+        pairs = [{"text": text, "label": name} for text, name in zip("xyz", names, strict=True)]
+        choices = pairs if listed else {"text": ["x", "y", "z"], "label": names}
+        return {"question": "why", "choices": choices, "answerKey": label}
 
     given = [named("C", "A", "B", "C"), named("A", "A", "B", "C"), named("B", "A", "B", "C")]
     task, rows = settled(tmp_path, given, question="question", choices="choices", label="answerKey")
@@ -235,6 +240,19 @@ def test_choices_with_names(tmp_path: Path) -> None:
     tiny_run.write_jsonl(tmp_path / "dev.jsonl", [named("B", "A", "C", "B")])
     with pytest.raises(DataError, match="are called A, C, B; task.labels says A, B, C, in this order"):
         load_rows(task, "dev", FolderSource(tmp_path))
+
+
+def test_a_map_of_the_columns_own() -> None:
+    names = datasets.ClassLabel(names=["left", "right"])
+    features = {"choices": datasets.List(datasets.Value("string")), "label": names}
+    table = datasets.Dataset.from_dict(
+        {"choices": [["a", "b"], ["c", "d"]], "label": [1, 0]}, features=datasets.Features(features)
+    )
+    task = dataclasses.replace(TASK, columns=ColumnsConfig(choices="choices", label="label"), labels=())
+    found = choice_names(Split.of(table, task, "here"))
+    assert found == ("left", "right")
+    columns = CHOICE.examine(Split.of(table, dataclasses.replace(task, labels=found), "here"))
+    assert (columns["label"].values, columns["label"].bad, columns["choices"].bad) == ([1, 0], [], [])
 
 
 def test_a_look_at_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

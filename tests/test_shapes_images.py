@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 
 import datasets
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoModel
 import tiny_media
 import tiny_run
 from adaptrain.auto import AutoAdapterModel
+from adaptrain.cli.main import main
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, ModelConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError, ModelError, UnsupportedError
 from adaptrain.evaluation.run import evaluate_folder
@@ -137,6 +139,15 @@ def test_columns_and_labels_are_inferred(tmp_path, folder):
     assert (settled.columns.image, settled.columns.label, settled.labels) == ("image", "label", ("0", "1", "2"))
     found = task(tmp_path, columns=ColumnsConfig(label="fine"), labels=("x", "y"))
     assert settle_task(found, DataConfig()).task.columns.image == "img"
+
+
+def test_an_image_may_lie_in_a_mapping(tmp_path):
+    array = tiny_media.picture(0, 0)
+    (tmp_path / "a.png").write_bytes(png(array))
+    tiny_run.write_jsonl(tmp_path / "train.jsonl", [{"seen": {"file": "a.png", "class": 1}}])
+    rows = rows_of(tmp_path, columns=ColumnsConfig(image="seen.file", label="seen.class"))
+    assert np.array_equal(np.asarray(rows.columns["image"][0]), array)
+    assert rows.labels == [1]
 
 
 def test_a_folder_of_classes_names_its_labels_and_splits(tmp_path):
@@ -344,3 +355,24 @@ def test_a_model_without_a_processor_is_refused(base, folder, tmp_path):
     AutoModel.from_pretrained(base).save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelError, match=r"has no usable image processor .* preprocessor_config\.json is due"):
         run(tmp_path / "bare", folder, tmp_path / "out")
+
+
+# ---- looking at data
+
+
+def test_the_survey_shows_sizes_labels_duplicates_and_bad_rows(folder, tmp_path, capsys):
+    rows = tiny_media.save_pictures(tmp_path / "all", 10)
+    (tmp_path / "all" / "copy.png").write_bytes((tmp_path / "all" / "4.png").read_bytes())
+    (tmp_path / "all" / "bad.png").write_bytes(b"no")
+    more = [{"image": "all/copy.png", "label": 1}, {"image": "all/bad.png", "label": 0}]
+    tiny_run.write_jsonl(tmp_path / "train.jsonl", [*rows, *more])
+    tiny_run.write_jsonl(tmp_path / "validation.jsonl", rows[:3])
+    for arguments in (["task=own_images", f"task.path={tmp_path}"], [str(tmp_path)]):
+        main(["data", *arguments])
+        told = capsys.readouterr().out
+        assert "(image_classification," in told
+        assert "longer sides in pixels" in told
+        assert re.search(r"train +(trains +)?12 +1 +1 +1\b", told)  # rows, bad, repeated, conflicting
+        assert re.search(r"train +12 +14 +16 +16 +16 +16\b", told)
+        assert re.search(r"train +image that does not open +1 +12\b", told)
+        assert re.search(r"train / validation +3 +0\b", told)

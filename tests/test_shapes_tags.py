@@ -253,10 +253,9 @@ def test_every_word_is_predicted_where_it_begins_whatever_the_batch(
     assert count > 5
     (first, *_), right = found.rows(), [TAGS[tag] for tag in rows.columns["tags"][0]]
     assert first == {"index": 0, "label": right, "prediction": said[0]}
-    pairs = [
-        (a, TAGS[b]) for one, two in zip(said, rows.columns["tags"], strict=True) for a, b in zip(one, two, strict=True)
-    ]
-    assert found.scores()["tag_accuracy"] == pytest.approx(np.mean([a == b for a, b in pairs]))
+    right = [[TAGS[tag] for tag in tags] for tags in rows.columns["tags"]]
+    equal = [a == b for one, two in zip(said, right, strict=True) for a, b in zip(one, two, strict=True)]
+    assert found.scores()["tag_accuracy"] == pytest.approx(np.mean(equal))
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_words(base: Path, model: Any, mirror: Path) -> None:
@@ -377,25 +376,16 @@ def _two() -> list[dict[str, Any]]:
 
 
 def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, mirror: Path, tmp_path: Path) -> None:
-    told = Recorder()
-    config = run_config(
-        base,
-        mirror,
-        tmp_path,
-        task=TASK,
-        adapter={"method": "bottleneck", "output_adapter": True, "reduction_factor": 2},
-        epochs=5,
-        data={"max_length": 16},
-    )
-    result = train(config, display=told)
+    config = run_config(base, mirror, tmp_path, task=TASK, epochs=10, learning_rate=1e-2, data={"max_length": 16})
+    result = train(config, display=Recorder())
     row = result.row
     assert row["baseline"]["name"] == "commonest tag" and row["baseline"]["answer"] == "O"
-    assert row["baseline"]["metrics"]["entity_f1"] == 0 and row["metrics"]["entity_f1"] > 0.8
-    assert row["metrics"]["tag_accuracy"] > row["baseline"]["metrics"]["tag_accuracy"]
+    assert row["baseline"]["score"] == 0 and row["score"] == row["metrics"]["entity_f1"] > 0.2
     again = evaluate_folder(result.folder)
     assert again.reproduced and again.metrics == pytest.approx(row["metrics"])
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     rows = load_rows(TASK, "test", FolderSource(mirror / "spans"))
     assert [len(line["prediction"]) for line in lines] == [len(words) for words in rows.columns["tokens"]]
-    right = sum(a == b for line in lines for a, b in zip(line["label"], line["prediction"], strict=True))
-    assert right / sum(len(line["label"]) for line in lines) == pytest.approx(row["metrics"]["tag_accuracy"])
+    tags = [pair for line in lines for pair in zip(line["label"], line["prediction"], strict=True)]
+    assert np.mean([a == b for a, b in tags]) == pytest.approx(row["metrics"]["tag_accuracy"])
+    assert row["metrics"]["tag_accuracy"] > np.mean([a == "O" for a, _ in tags])

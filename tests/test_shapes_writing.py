@@ -323,3 +323,11 @@ def test_what_cannot_write_is_refused(place: Path, tmp_path: Path) -> None:
     kept = dataclasses.replace(config, trainer=TrainerConfig(cache_frozen=True), head=HeadConfig(dropout=0.1))
     found = dict(kept.problems())
     assert "not known before" in found["trainer.cache_frozen"] and "has none" in found["head.dropout"]
+
+
+def test_a_run_with_nothing_to_train_is_refused(place: Path, tmp_path: Path) -> None:
+    adapter = {"method": "none"}
+    config = tiny_run.run_config(place / "gpt2", place / "mirror", tmp_path, task=SPEAK, adapter=adapter)
+    config, method, _ = complete(config)
+    with pytest.raises(UnsupportedError, match="adapter=none has nothing to train here"):
+        prepare(config, method)

@@ -34,6 +34,9 @@ _MEANT = {
 """Type of a task → the roles that mean it in data without a task. Of tasks of a source and a target it does not matter
 which: they are checked alike."""
 
+SIZES = {"images": "longer sides in pixels", "sound": "lengths in seconds"}
+"""What is measured of rows that are no texts."""
+
 _CHOICES = ("recipe=", "model=", "model.name=")
 _EXAMPLE = 60
 
@@ -66,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
+    from adaptrain.tasks.shapes import SHAPES
     from adaptrain.tasks.sources import locate
     from adaptrain.tasks.survey import Remembered, survey
 
@@ -75,7 +79,9 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
     uses = task.splits.roles() if typed else dict.fromkeys(_found(source), "")
     missing = _missing(source, uses)
     uses = {name: use for name, use in uses.items() if name not in missing}
-    measure, unit = _measure(config, tokens)
+    reads = "texts" if settled is None else SHAPES[task.type].reads
+    measure, unit = _measure(config, tokens and reads == "texts")
+    tokens, unit = tokens and reads == "texts", SIZES.get(reads, f"lengths in {unit}")
     made = survey(source, uses, roles, measure, None if settled is None else settled.task)
 
     kind = "no task" if settled is None else task.type
@@ -95,7 +101,7 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
         shared = [[f"{o.first} / {o.second}", f"{o.rows:,}", f"{o.conflicting:,}"] for o in made.overlaps]
         title = "rows of the second split whose input stands in the first"
         print_rows(["splits", "rows", "other answer"], shared, title=title, right=(1, 2))
-    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens)
+    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens or reads != "texts")
     return _end(config, made, missing)
 
 
@@ -236,14 +242,15 @@ def _print_lengths(made: Survey, unit: str, longest: int | None) -> None:
         if not len(each.lengths):
             continue
         points = np.percentile(each.lengths, (0, 50, 90, 95, 99, 100), method="higher")
-        row = [each.name, *(f"{int(point):,}" for point in points)]
+        digits = 0 if (each.lengths == each.lengths.round()).all() else 1
+        row = [each.name, *(f"{point:,.{digits}f}" for point in points)]
         if longest is not None:
             cut = each.cut(longest)
             row += [f"{cut:,}", f"{100 * cut / len(each.lengths):.1f}"]
         rows.append(row)
     if rows:
         print()
-        print_rows(heads, rows, title=f"lengths in {unit}", right=range(1, len(heads)))
+        print_rows(heads, rows, title=unit, right=range(1, len(heads)))
 
 
 def _print_bad(made: Survey) -> None:
@@ -258,14 +265,14 @@ def _print_bad(made: Survey) -> None:
         print_rows(["split", "reason", "rows", "which"], rows, title="bad rows", cut=True, right=(2,))
 
 
-def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], tokens: bool) -> None:
+def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], measured: bool) -> None:
     lines = list(notes)
     if not made.examples:
         lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
     if others:
         lines.append(f"not looked at: {listed(others)}")
     lines += [f"split '{each.name}' has no label of the map" for each in made.splits if each.unlabelled]
-    if not tokens and any(len(each.lengths) for each in made.splits):
+    if not measured and any(len(each.lengths) for each in made.splits):
         lines.append("model=NAME measures lengths in that model's tokens, and says how many rows data.max_length cuts")
     if lines:
         print()

@@ -82,7 +82,7 @@ class ColumnsConfig:
     Attributes:
         text, text_pair, question, context, source: one column, or several whose texts are joined by blanks.
         label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
-        choices: one column of lists, or of mappings of `text` and `label`, or a column for each choice.
+        choices: one column of lists, or of `text` and `label`, or a column for each choice.
         answers: `text` and `answer_start` of the right answers, lists that are empty where there is none.
         id: what a row is called in messages; no model reads it.
     """

@@ -79,7 +79,7 @@ def check_metrics(task_type: str, labels: int, names: Sequence[str]) -> None:
     """Refuse metrics that a task cannot have, or that this installation cannot compute.
 
     Args:
-        labels: how many the task has.
+        labels: how many the task has; 0 where that is not known, or it has none.
 
     Raises:
         ConfigError: every mistake at once.
@@ -91,11 +91,11 @@ def check_metrics(task_type: str, labels: int, names: Sequence[str]) -> None:
         except ConfigError as error:
             problems += error.problems
             continue
-        if metric.labels is not None and metric.labels != labels:
+        if labels and metric.labels is not None and metric.labels != labels:
             problems.append(
                 f"The metric '{name}' is for {metric.labels} labels, and the task has {labels}; try macro_f1"
             )
-        if metric.more_labels_than and labels <= metric.more_labels_than:
+        if labels and labels <= metric.more_labels_than:
             problems.append(
                 f"The metric '{name}' is for more than {metric.more_labels_than} labels, and the task has {labels}; "
                 "try top1"

@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text_pair": ("text", "mixed"),
     "label": ("class", "integer", "number", "text", "true or false", "mixed"),
     "labels": ("list of class", "list of integer", "list of text", "list of true or false", "text"),
-    "choices": ("list of text", "named texts"),
+    "choices": ("list of text", "named texts", "list of named texts"),
     "question": ("text",),
     "context": ("text",),
     "answers": ("answers", "list of answers"),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from adaptrain.tasks.rows import Split
 
 
+_COMPUTE: Any = pyarrow.compute  # its functions are made when it is imported
+
+
 class Unreadable(Exception):
     """A value that is no image or no sound: what to count it by, and what is the matter."""
 
@@ -62,7 +65,7 @@ class Media(Sequence[Any], ABC):
         table: Any = split.table.select_columns([first]).with_format("arrow")[:]
         self._stored = table.column(first)
         for name in within:
-            self._stored = pyarrow.compute.struct_field(self._stored, name)
+            self._stored = _COMPUTE.struct_field(self._stored, name)
 
     def __len__(self) -> int:
         return len(self._stored)

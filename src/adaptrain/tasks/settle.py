@@ -69,9 +69,9 @@ def _labels(split: Split, role: str) -> tuple[str, ...]:
     if not isinstance(given, str):
         return given
     values, feature = split.values(role), split.feature(role)
+    if split.task.type == "multilabel" and not isinstance(feature, datasets.List | datasets.LargeList):
+        values = [word for value in values for word in words_of(value)]
     while isinstance(feature, datasets.List | datasets.LargeList):
         values = [each for value in values for each in value or ()]
         feature = feature.feature
-    if split.task.type == "multilabel" and feature is split.feature(role):  # names in a text
-        values = [word for value in values for word in words_of(value)]
     return infer_labels(values, feature, given, split.place)

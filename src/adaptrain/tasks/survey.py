@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -21,7 +22,7 @@ from adaptrain.tasks.rows import examine
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.shapes.answers import as_answers, wrong_answers
 from adaptrain.tasks.shapes.choices import texts_of_choices
-from adaptrain.tasks.sources import Source
+from adaptrain.tasks.sources import Source, home_of
 
 TAGS = "not a tag for each token"
 
@@ -40,6 +41,7 @@ class Looked:
         balance: label → how often it stands there; None for numbers.
         numbers: the labels that are numbers.
         bad: rows, each once.
+        sizes: of what is no text, where it is known.
         labelled: whether `answers` are labels of a map, or numbers; None where they are bad.
     """
 
@@ -51,6 +53,7 @@ class Looked:
     numbers: list[float]
     bad: list[Bad]
     labelled: bool = False
+    sizes: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,11 @@ def survey(
     for name, use in splits.items():
         table = source.read(name)
         place = f"{source.place}, split '{name}'"
-        looked = _of_roles(table, roles, place) if task is None else _of_task(table, task, place)
+        looked = (
+            _of_roles(table, roles, place)
+            if task is None
+            else _of_task(table, task, place, home_of(source.place, name))
+        )
         unlabelled = bool(made) and not use and all(label is None for label in looked.answers) and bool(looked.labelled)
         if unlabelled:
             kept = [bad for bad in looked.bad if bad.reason not in (LABEL, NO_LABEL)]
@@ -152,7 +159,8 @@ def survey(
         known.append(answers)
         pairs = None if looked.pairs is None else [looked.pairs[row] for row in rows]
         texts = None if looked.texts is None else [looked.texts[row] for row in rows]
-        lengths = measure(texts, pairs) if texts else []
+        lengths: Sequence[float] = measure(texts, pairs) if texts else []
+        lengths = lengths if looked.sizes is None else [looked.sizes[row] for row in rows]
         made.append(
             SplitSurvey(
                 name,
@@ -206,8 +214,8 @@ def token_measure(tokenizer: Any) -> Measure:
     return measure
 
 
-def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
-    columns, bad = examine(table, task, place)
+def _of_task(table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None) -> Looked:
+    columns, bad = examine(table, task, place, home)
     if SHAPES[task.type].blank_lines:
         bad = [each for each in bad if each.reason != EMPTY]
     values = {role: column.marks or column.values for role, column in columns.items()}
@@ -234,6 +242,7 @@ def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
         numbers,
         bad,
         bool(said),
+        next((column.sizes for column in columns.values() if column.sizes is not None), None),
     )
 
 
@@ -375,5 +384,12 @@ def _frozen(values: Sequence[Any]) -> list[Any]:
 
 
 def _example(table: datasets.Dataset, role: Role) -> Any:
-    found = [table[column][0] for column in role.columns]
+    found = [_shown(table[column][0]) for column in role.columns]
     return found[0] if isinstance(role.column, str) else found
+
+
+def _shown(value: Any) -> Any:
+    """A file's content by its name, or its size."""
+    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+        return value["path"] or f"{len(value['bytes'] or b'')} bytes"
+    return value

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptrain.config.schema import CarveConfig, RunConfig, SplitsConfig
+from adaptrain.errors import UnsupportedError
 from adaptrain.evaluation.baseline import Baseline, trivial_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
@@ -158,6 +159,11 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
         model.train_adapter(task.name)
     else:
         train_composition(model, config)
+    if next(iter(model.trainable_parameters()), None) is None:
+        raise UnsupportedError(
+            f"adapter={config.adapter['method']} has nothing to train here: the head of task {task.name} is the "
+            "checkpoint's own, which stays as it is; choose an adapter that has units"
+        )
     if drops:
         check_drop(model, drops)
     if config.trainer.gradient_checkpointing:

@@ -79,8 +79,18 @@ def choice_names(split: Split) -> tuple[str, ...]:
 
 
 def texts_of_choices(value: Any) -> Sequence[Any] | None:
-    """The choices of a row: a list, or the texts of a mapping of texts and their names."""
-    found = value.get("text") if isinstance(value, Mapping) else value
+    """The choices of a row: a list of texts, a mapping of lists of texts and their names, or a list of such mappings;
+    None where it is none of them."""
+    return _part(value, "text") if _named(value) else value if isinstance(value, list | tuple) else None
+
+
+def _named(value: Any) -> bool:
+    several = isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Mapping) for each in value)
+    return several or isinstance(value, Mapping)
+
+
+def _part(value: Any, key: str) -> Sequence[Any] | None:
+    found = value.get(key) if isinstance(value, Mapping) else [each.get(key) for each in value]
     return found if isinstance(found, list | tuple) else None
 
 
@@ -97,8 +107,8 @@ def _choices(split: Split) -> Column:
         elif len(texts) != len(labels):
             reason = COUNT
             told = f"are {len(texts)}, and the task has {len(labels)}: {listed(labels)} (task.labels)"
-        elif isinstance(value, Mapping) and tuple(map(str, value.get("label") or labels)) != labels:
-            told = f"are called {listed(value['label'])}; task.labels says {listed(labels)}, in this order"
+        elif _named(value) and tuple(map(str, names := _part(value, "label") or ())) != labels:
+            told = f"are called {listed(names)}; task.labels says {listed(labels)}, in this order"
         found.append(None if told else list(texts or ()))
         if told:
             bad.append(Bad(row, reason, f"{split.where(row)}: the choices in column '{column}' {told}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -134,19 +134,38 @@ class MultiLabel(Labelled):
 
     type = "multilabel"
     label_dtype = torch.float32
-    in_branch: ClassVar[bool] = False
+    in_branch = False
 
     def outputs(self, task: TaskConfig) -> int:
         return len(task.labels)
 
     def labels(self, split: Split) -> Column:
+        """
+        Raises:
+            DataError: also where lists of 0 and 1 can mean two things.
+        """
         need_labels(split)
-        if isinstance(split.task.columns.label, tuple):
+        task = split.task
+        if isinstance(task.columns.label, tuple):
+            if len(task.columns.label) != len(task.labels):
+                raise DataError(
+                    f"{split.place}: task.columns.label names {len(task.columns.label)} columns, and task.labels "
+                    f"{len(task.labels)} labels; there is a column for each, in the order of the map"
+                )
             return check_each(split.values("label"), _truths(split), split.where, label_reason)
+        if len(task.labels) == 2 and class_names(split.feature("label")) is None:
+            pairs = [value for value in split.values("label") if value]
+            if pairs and all(isinstance(value, list) and value in ([0, 1], [1, 0]) for value in pairs):
+                raise DataError(
+                    f"{split.place}: every list in column '{task.columns.label}' is 0 and 1. As indices, which they "
+                    "are read as, every row has both labels; if they say of each label whether it is there, write "
+                    "true and false"
+                )
         return super().labels(split)
 
     def label(self, value: Any, names: Sequence[str] | None, task: TaskConfig, place: str) -> list[int]:
-        """A list of names or indices, or the names in a text with commas or | between them."""
+        """A list of names or indices, the names in a text with commas or | between them, or a list of true and false,
+        one for each label. A list of 0 and 1 is one of indices."""
         if isinstance(value, str):
             value = words_of(value)
         if value is None or not isinstance(value, list | tuple):
@@ -154,7 +173,20 @@ class MultiLabel(Labelled):
                 f"{place}: the labels in column '{task.columns.label}' are {value!r:.60}; task {task.name} has several "
                 "labels a row, so a list of them is due, which may be empty"
             )
-        return label_truths([class_index(each, names, task, place) for each in value], len(task.labels))
+        if value and all(isinstance(each, bool) for each in value):
+            if len(value) != len(task.labels):
+                raise DataError(
+                    f"{place}: column '{task.columns.label}' says {len(value)} times true or false, and task "
+                    f"{task.name} has {len(task.labels)} labels. Give one for each, in the order of task.labels"
+                )
+            return [int(each) for each in value]
+        found = [class_index(each, names, task, place) for each in value]
+        if len(set(found)) < len(found):
+            raise DataError(
+                f"{place}: the labels in column '{task.columns.label}' are {value!r:.60}, where one stands twice. "
+                "Numbers are indices of labels; to say of each label whether it is there, write true and false"
+            )
+        return label_truths(found, len(task.labels))
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_classification_head(
