@@ -32,7 +32,7 @@ TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
         ("adaptrain e", ["eval", "eject-prefix"]),
         ("adaptrain --v", ["--version"]),
         ("adaptrain train rec", ["recipe="]),
-        ("adaptrain train recipe=lora_c", ["recipe=lora_cola"]),
+        ("adaptrain train recipe=lora_col", ["recipe=lora_cola"]),
         ("adaptrain train -m recipe=lora_cola,full_m", ["recipe=lora_cola,full_mrpc"]),
         ("adaptrain train adapter=par", ["adapter=par_bn"]),
         ("adaptrain train model=mi", ["model=minilm"]),
@@ -100,7 +100,7 @@ def test_scripts_are_printed_and_are_the_shells_language(shell, capsys):
     ("line", "expected"),
     [
         ("adaptrain tra", "train"),
-        ("adaptrain train recipe=lora_co", "lora_cola"),  # bash splits words at =
+        ("adaptrain train recipe=lora_col", "lora_cola"),  # bash splits words at =
         ("adaptrain train recipe", "recipe="),
         ("adaptrain train -m recipe=lora_cola,lora_mr", "lora_cola,lora_mrpc"),
     ],

@@ -205,6 +205,8 @@ def apply_change(tree: Tree, change: Change, dropped: set[str], report: Report) 
         if place.pop(key, None) is None and change.key not in dropped:
             known = listed(".".join([*sections, name]) for name in place)
             report.add(f"~{change.key}", COMMAND_LINE, f"there is no such key to drop. Set there are: {known}")
+    elif isinstance(place.get(key), dict) and isinstance(change.node, Leaf) and change.node.value is None:
+        del place[key]  # in a file an empty section changes nothing; who writes null here wants it gone
     else:
         merge(place, {key: change.node})
 

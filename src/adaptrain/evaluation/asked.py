@@ -64,7 +64,8 @@ def predict_file(folder: Path, file: Path, **options: Any) -> Answers:
         DataError: the file is missing, empty or unreadable; else as `predict_table`.
     """
     saved = saved_run(folder)
-    return _answers(saved, read_file(Path(file)), str(file), **options)
+    own: dict[str, Any] = {"home": Path(file).parent}
+    return _answers(saved, read_file(Path(file)), str(file), **(own | options))
 
 
 def predict_rows(folder: Path, rows: Sequence[Mapping[str, Any]], **options: Any) -> Answers:
@@ -105,6 +106,7 @@ def predict_table(folder: Path, table: datasets.Dataset, place: str, **options: 
             that can be meant.
         skip_bad: give bad rows an `error` instead of refusing the table.
         keep: columns that stand in the output too; None for all.
+        home: the folder that relative paths in the rows start from: that of a file; None for where the program runs.
         precision: `auto`, `fp32` or `bf16`; that of training when None.
         batch_size: that of training when None.
         device: `auto`, or a name.
@@ -138,13 +140,14 @@ def _answers(
     columns: Given | None = None,
     skip_bad: bool = False,
     keep: Sequence[str] | None = (),
+    home: Path | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     device: str = "auto",
 ) -> Answers:
     task = saved.task
     carried = _carried(table, place, id_column(task, table.features), keep)
-    asked = asked_rows(table, task, place, columns)
+    asked = asked_rows(table, task, place, columns, home)
     if asked.bad and not skip_bad:
         more = f". {len(asked.bad)} of {len(table)} rows are bad" if len(asked.bad) > 1 else ""
         raise DataError(f"{asked.bad[0].told}{more}; --skip-bad writes the error instead of a prediction")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -49,20 +50,23 @@ def said_roles(task: TaskConfig) -> tuple[str, ...]:
     return () if task.type == "causal_lm" else SAID
 
 
-def asked_rows(table: datasets.Dataset, task: TaskConfig, place: str, given: Given | None = None) -> Asked:
+def asked_rows(
+    table: datasets.Dataset, task: TaskConfig, place: str, given: Given | None = None, home: Path | None = None
+) -> Asked:
     """The rows of a table, as far as a model reads them.
 
     Args:
         task: as trained.
         place: of the table, for messages.
         given: role → its column here, where that is not to be found out.
+        home: the folder that relative paths in the rows start from; None for where the program runs.
 
     Raises:
         DataError: a role has no column, or several that could be meant.
     """
     columns = asked_columns(task, table.features, place, given or {})
     known: dict[str, Any] = {**columns, **({"id": name} if (name := id_column(task, table.features)) else {})}
-    found, bad = examine(table, replace(task, columns=ColumnsConfig(**known)), place)
+    found, bad = examine(table, replace(task, columns=ColumnsConfig(**known)), place, home)
     out = {each.row - 1 for each in bad}
     kept = [row for row in range(len(table)) if row not in out]
     values = {role: picked(column.values, kept) for role, column in found.items()}
