@@ -23,12 +23,12 @@ import transformers
 
 import adaptrain
 from adaptrain.methods import read_config
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, text_keys
 from adaptrain.training.frozen import Kept, keep, layers_below
 from adaptrain.training.precision import find_hardware
 
 WARM, ROWS, LENGTH = 2, 32, 64
-COLLATE = Collator({"input_ids": 0}, torch.long)
+COLLATE = Collator(text_keys({"input_ids": 0}, torch.long))
 
 
 def model_with(folder: str | None, preset: str, half: bool, checkpointing: bool) -> Any:
@@ -55,7 +55,7 @@ def batch() -> Encoded:
     chance = np.random.default_rng(0)
     lengths = [LENGTH, *chance.integers(LENGTH // 4, LENGTH, size=ROWS - 1).tolist()]
     features = [{"input_ids": chance.integers(5, 1000, size=length)} for length in lengths]
-    return Encoded(features, [int(label) for label in chance.integers(0, 2, size=ROWS)], lengths, 0)
+    return Encoded.of(features, [int(label) for label in chance.integers(0, 2, size=ROWS)])
 
 
 def step(model: Any, rows: Encoded, kept: Kept | None) -> float:

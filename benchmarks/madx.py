@@ -113,7 +113,7 @@ def train_under_head(language: str, head: Path, model: str, out: Path, steps: in
     kept.requires_grad_(False)
     state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))
     plan = Plan(
-        rows=run.encoded["train"],
+        rows=run.splits["train"].encoded,
         collate=run.reader.collate,
         evaluate=lambda: run.predict("validation").scores(),
         metric="perplexity",

@@ -23,7 +23,7 @@ from transformers import BertConfig
 from adaptrain import AutoAdapterModel, Parallel
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.evaluation.metrics import get_metric
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, text_keys
 from adaptrain.training.branches import Branch, fit_branches
 from adaptrain.training.display import BranchDisplay, Displays
 from adaptrain.training.loop import Plan, fit
@@ -51,13 +51,13 @@ def rows(count: int, seed: int) -> Encoded:
     """Rows of chance."""
     chance = np.random.default_rng(seed)
     features = [{"input_ids": chance.integers(5, 8000, size=chance.integers(8, 65))} for _ in range(count)]
-    return Encoded(features, [row % 2 for row in range(count)], [len(each["input_ids"]) for each in features], 0)
+    return Encoded.of(features, [row % 2 for row in range(count)])
 
 
 def plan(config: TrainerConfig, seed: int) -> Plan:
     """So many steps, and no evaluation that takes time."""
     encoded = rows(STEPS * config.batch_size, seed)
-    collate = Collator({"input_ids": 0}, torch.long)
+    collate = Collator(text_keys({"input_ids": 0}, torch.long))
     return Plan(encoded, collate, lambda: {"accuracy": 0.0}, "accuracy", True, STEPS, seed)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["ADAPTRAIN_CACHE"] = tempfile.mkdtemp(prefix="adaptrain-tokens-")  # not the user's
+atexit.register(shutil.rmtree, os.environ["ADAPTRAIN_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:

@@ -20,7 +20,7 @@ from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.methods import ConfigUnion, LoRAConfig, LoReftConfig, MethodConfig, PrefixTuningConfig
 from adaptrain.sites.below import FAMILIES
 from adaptrain.sites.hidden import LayerSite
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, text_keys
 from adaptrain.training.batching import epoch_batches
 from adaptrain.training.drop import check_drop, drawn_layers, dropping
 from adaptrain.training.frozen import bytes_kept, from_the_words, keep, layers_below
@@ -225,11 +225,10 @@ def test_merging_leaves_skipped_layers_out() -> None:
 def rows(count: int = 37) -> Encoded:
     chance = np.random.default_rng(0)
     features = [{"input_ids": chance.integers(5, 99, size=chance.integers(1, 12))} for _ in range(count)]
-    lengths = [len(feature["input_ids"]) for feature in features]
-    return Encoded(features, [int(feature["input_ids"].sum() % 2) for feature in features], lengths, 0)
+    return Encoded.of(features, [int(feature["input_ids"].sum() % 2) for feature in features])
 
 
-COLLATE = Collator({"input_ids": 0}, torch.long)
+COLLATE = Collator(text_keys({"input_ids": 0}, torch.long))
 
 
 def trainable(arch: str, config: MethodConfig, composition: Any = "a") -> Any:

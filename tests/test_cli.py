@@ -109,7 +109,7 @@ def test_help_and_ls_answer_at_once(arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["trian"], "There is no verb 'trian', did you mean 'train'? The verbs are: train, eval, table"),
+        (["trian"], "There is no verb 'trian', did you mean 'train'? The verbs are: train, eval, predict, table"),
         (["recipe=lora_cola"], "did you mean: adaptrain train recipe=lora_cola?"),
         (["train", "-q"], "There is no option '-q'. The options are: -m, --multirun, --help"),
         (["train", "--multirn"], "did you mean '--multirun'?"),

@@ -233,7 +233,7 @@ def test_all_mistakes_at_once_from_every_place(own_recipes):
         ("task.metric=acuracy", "did you mean 'accuracy'?"),
         ("task.metric=pearson", "is for regression, not for classification"),
         ("task.extra_metrics=[f3]", "there is no metric 'f3'"),
-        ("task.labels=[one]", "needs at least two names for a classification"),
+        ("task.labels=[one]", "needs at least two names for task.type=classification"),
         ("model.name=''", "is empty; give a hub id or a folder"),
         ("model.sha256=abc", "it must be 64 hexadecimal digits"),
         ("trainer.epochs.x=1", "trainer.epochs is one value and has no keys"),

@@ -107,7 +107,7 @@ def changed(folder: Path, to: Path, config: dict | None = None, tensors=None) ->
         ("masked_lm", {"shift_labels": True}, None, "shift_labels"),
         ("tagging", {}, lambda old: old | {"heads.t.9.weight": torch.ones(2)}, "tensors that its type does not"),
     ],
-    ids=str,
+    ids=["type", "layers", "activation", "two", "relations", "words", "shift", "more"],
 )
 def test_a_head_that_does_not_fit_is_refused(case, config, tensors, said, tmp_path):
     folder = changed(REFERENCE / "bert" / "heads" / case, tmp_path / "it", config, tensors)

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import evaluate
 import numpy as np
 import pytest
 
 from adaptrain.errors import ConfigError, DataError
-from adaptrain.evaluation.baseline import trivial_baseline
+from adaptrain.evaluation.baseline import Baseline, trivial_baseline
 from adaptrain.evaluation.interface import load
 from adaptrain.evaluation.metrics import METRICS, check_metrics, compute, get_metric
+from adaptrain.tasks.reading import Read
+from adaptrain.tasks.rows import Rows
 
 Y = np.array([1, 0, 1, 1, 0, 1, 0, 0])
 P = np.array([1, 0, 0, 1, 1, 1, 0, 1])
@@ -223,8 +227,12 @@ def test_the_right_label_among_the_best() -> None:
 def test_the_trivial_answer_comes_from_the_training_labels() -> None:
     from tiny_run import MOOD, NUMBER
 
-    found = trivial_baseline(MOOD, [1, 1, 0], [0, 0, 1], ("accuracy", "mcc"))
+    def scored(task: Any, train: list[Any], other: list[Any], metrics: tuple[str, ...]) -> Baseline:
+        splits = [Read(Rows("s", {"label": labels}, "here", len(labels), "0"), Mock()) for labels in (train, other)]
+        return trivial_baseline(task, Mock(), *splits, metrics)
+
+    found = scored(MOOD, [1, 1, 0], [0, 0, 1], ("accuracy", "mcc"))
     assert (found.name, found.answer) == ("majority class", "good")
     assert found.metrics == {"accuracy": pytest.approx(1 / 3), "mcc": 0.0}
-    found = trivial_baseline(NUMBER, [1.0, 2.0, 6.0], [3.0, 5.0], ("mse", "pearson"))
+    found = scored(NUMBER, [1.0, 2.0, 6.0], [3.0, 5.0], ("mse", "pearson"))
     assert (found.name, found.answer, found.metrics) == ("mean", 3.0, {"mse": 2.0, "pearson": 0.0})

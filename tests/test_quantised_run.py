@@ -97,7 +97,7 @@ def test_a_base_with_nothing_to_quantise_is_refused(tmp_path):
 
 def test_a_missing_library_is_named_with_its_cure(base, mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda name: None)
-    config, method = complete(quantised_run(run_config(base, mirror, tmp_path), "bnb_4bit"))
+    config, method, _ = complete(quantised_run(run_config(base, mirror, tmp_path), "bnb_4bit"))
     wanted = r"quantize=bnb_4bit needs the Python package 'bitsandbytes'.*pip install 'adaptrain\[quantised\]'"
     with pytest.raises(ModelError, match=wanted):
         prepare(config, method)

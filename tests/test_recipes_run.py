@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import tiny_run
+import tiny_writers
 from adaptrain.cli.main import main
 from adaptrain.config.compose import compose
 from adaptrain.config.library import library
@@ -30,6 +31,8 @@ def place(tmp_path_factory) -> Path:
     """A folder with a tiny base and a mirror that has rows of every task."""
     folder = tmp_path_factory.mktemp("recipes")
     tiny_run.save_base(folder / "base")
+    for kind in WRITERS.values():
+        tiny_writers.save_writer(folder / kind, kind)
     for name in library().choices("task"):
         task = compose([f"task={name}"]).config.task
         for split in {task.splits.train, task.splits.validation, task.splits.test} - {None}:
@@ -42,15 +45,36 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+WRITERS = {"lora_xsum": "bart", "lora_wmt16_en_ro": "t5", "lora_causal_lm": "llama", "lora_instruction": "llama"}
+"""Recipe → the tiny model that it trains, where that must write."""
+
+
+def texts_of(task: TaskConfig, count: int) -> list[dict[str, Any]]:
+    """Rows of texts that are gone on with, and of sources and targets; columns may lie in mappings."""
+    made = tiny_writers.summaries(count, 0)
+    pieces = {"text": "document", "source": "document", "target": "summary", "id": "summary"}
+    rows: list[dict[str, Any]] = [{} for _ in made]
+    for role, column in task.columns.declared().items():
+        assert isinstance(column, str)
+        outer, _, inner = column.partition(".")
+        for row, each in zip(rows, made, strict=True):
+            value = each[pieces[role]]
+            row.update({outer: row.get(outer, {}) | {inner: value}} if inner else {outer: value})
+    return rows
+
+
 def rows(task: TaskConfig, count: int) -> list[dict[str, Any]]:
     if task.type in SEVERAL:
         return several(task, count)
+    if task.type in ("causal_lm", "summarisation", "translation"):
+        return texts_of(task, count)
     chance = random.Random(0)
-    columns = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
+    given = [column for column in (task.columns.text, task.columns.text_pair) if column is not None]
+    columns = [name for column in given for name in ((column,) if isinstance(column, str) else column)]
     found = []
     for index in range(count):
         row: dict[str, Any] = {column: " ".join(chance.choices(tiny_run.PLAIN, k=5)) for column in columns}
-        row[task.columns.label] = index % len(task.labels) if task.labels else float(index % 5)
+        row[str(task.columns.label)] = index % len(task.labels) if task.labels else float(index % 5)
         found.append(row)
     return found
 
@@ -82,6 +106,10 @@ def overrides(name: str, place: Path) -> list[str]:
     values: Mapping[str, Any] = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     changed = [f"model.name={place}/base", "model.package=null", "model.sha256=null", f"data.mirror={place}/mirror"]
     changed += list(TWO_STEPS)
+    if name in WRITERS:
+        changed[0] = f"model.name={place}/{WRITERS[name]}"
+        changed += ["data.max_length=60", "data.max_target_length=20", "data.max_eval=5"]
+        changed += [] if "causal" in name or "instruction" in name else ["task.generation.max_new_tokens=5"]
     branches = [key for key, entry in (values.get("adapters") or {}).items() if "trainer" in (entry or {})]
     changed += [f"adapters.{branch}.{step}" for branch in branches for step in TWO_STEPS[::3]]
     if "batchsplit" in str(values.get("composition")):  # its sizes sum up to its own

@@ -44,6 +44,14 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_made_is_told_with_the_key_that_names_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for more, key in (((), "outputs="), (("--out",), "--out"), (("out=",), "out=")):
+        expected = f"file.*; choose another folder by {key}$"
+        with pytest.raises(OutputError, match=expected), made_whole(tmp_path / "file" / "abc", *more):
+            pass
+
+
 def test_one_folder_takes_the_place_of_another(tmp_path: Path) -> None:
     for name in ("new", "old"):
         (tmp_path / name).mkdir()

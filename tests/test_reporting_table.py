@@ -158,6 +158,57 @@ def test_what_cannot_be_used_is_left_out_with_a_note(tmp_path: Path) -> None:
     assert all(note in to_markdown(made) for note in made.notes)
 
 
+def test_an_average_is_no_run_and_nothing_to_note(tmp_path: Path) -> None:
+    save(tmp_path / "good", result())
+    (save(tmp_path / "mean", result(score=0.9)) / "run.json").unlink()
+    (tmp_path / "mean" / "task.json").write_text("{}")
+    (tmp_path / "mean" / "average.json").write_text("{}")
+    made = build_table(collect(tmp_path))
+    assert shown(made) == [("majority class", "0.0"), ("lora", "50.0")] and made.notes == ()
+
+
+SIGNED = {"metric": "bleu", "baseline": {"name": "copy", "score": 0.1}, "task": "translation"}
+
+
+def test_how_a_metric_is_computed_stands_below(tmp_path: Path) -> None:
+    one, other = ({"bleu": f"nrefs:1|tok:13a|version:{version}", "chrf": "no"} for version in ("2.5", "2.4"))
+    made = table(
+        *(tmp_path, result(signatures=one, **SIGNED), result(signatures=one, seed=2, **SIGNED)),
+        *(result(), result(signatures=other, **SIGNED, **PREFIX)),
+    )
+    (column,) = (column for column in made.columns if column.task == "translation")
+    assert made.signatures == {column: one["bleu"]}
+    text = to_markdown(made)
+    assert f"\ntranslation, {column.details.label}: {one['bleu']}\n" in text
+    assert "\na: has runs with signature nrefs:1|tok:13a|version:2.4, not nrefs:1|tok:13a|version:2.5" in text
+    marked = {line.label: line.cells[column].marks for line in made.lines if column in line.cells}
+    assert {label for label, marks in marked.items() if marks} == {"prefix_tuning"}
+    assert marked["prefix_tuning"] == ("a",)
+    rows = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert {row["signature"] for row in rows if row["task"] == "translation"} == {one["bleu"]}
+    assert {row["signature"] for row in rows if row["task"] == "cola"} == {""}
+
+
+def test_which_split_chose_and_which_is_scored(tmp_path: Path) -> None:
+    carved = {"held_out": "from train, 1,000 rows, seed 0"}
+    made = table(
+        *(tmp_path, result(chosen_on="validation"), result(chosen_on="validation", seed=2)),
+        result(chosen_on="held_out", carved=carved, **STSB),
+        result(chosen_on=None, task="last"),
+        result(task="old"),
+        result(chosen_on="held_out", split="held_out", carved=carved, task="one"),
+    )
+    told = "held_out (carved from train, 1,000 rows, seed 0)"
+    assert made.remarks == [
+        f"the split that chose is the one that is scored: cola, validation; one, {told}",
+        f"stsb: chosen on {told}, scored on validation",
+    ]
+    assert all(f"\n{remark}\n" in to_markdown(made) for remark in made.remarks)
+    assert all(f"% {remark}\n" in to_latex(made) for remark in made.remarks)
+    rows = {row["task"]: row for row in csv.DictReader(io.StringIO(to_csv(made)))}
+    assert [rows[task]["chosen_on"] for task in ("cola", "stsb", "last", "old")] == ["validation", told, "", ""]
+
+
 def test_no_runs_at_all(tmp_path: Path) -> None:
     made = build_table(collect(tmp_path))
     assert made.lines == () and to_markdown(made).startswith("| method |")

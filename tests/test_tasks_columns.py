@@ -156,7 +156,7 @@ def test_kinds() -> None:
 
 def test_roles_that_a_type_does_not_have_are_refused() -> None:
     problems = dict(task(text="x", tokens="y").problems())
-    assert "task.type=classification has the roles text, text_pair, label, id" in problems["columns.tokens"]
+    assert "task.type=classification has the roles text, label, text_pair, id" in problems["columns.tokens"]
     assert dict(ColumnsConfig(text="x", text_pair="x").problems()) == {
         "text_pair": "is 'x', which is the column of text already"
     }
@@ -205,7 +205,7 @@ def test_a_task_is_settled_by_its_training_split(tmp_path: Path) -> None:
     found = settle_task(open_task, DataConfig())
     assert found.task.labels == ("down", "up") and found.task.columns == ColumnsConfig(text="remark", label="label")
     assert found.notes == (
-        "columns inferred: text = remark; label = label",
+        "columns inferred: text = remark",
         "label map inferred: 0 = down, 1 = up",
     )
     assert (is_settled(open_task), is_settled(found.task)) == (False, True)

@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,15 +18,17 @@ from adaptrain.auto import AutoAdapterModel
 from adaptrain.cli.main import main
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError, ModelError
-from adaptrain.evaluation.baseline import unigram_baseline
+from adaptrain.evaluation.baseline import trivial_baseline
 from adaptrain.evaluation.metrics import compute
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.methods import SeqBnInvConfig
-from adaptrain.tasks.masking import UNMASKED, Masking
+from adaptrain.tasks.encoded import Encoded
+from adaptrain.tasks.masking import UNMASKED, MaskedReader, Masking
+from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import load_evaluation_rows, load_rows, load_training_rows
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import Encoded, TextReader, prepare_tokenizer, text_reader
+from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.loop import Plan, optimise
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import complete, train
@@ -71,19 +74,19 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
-def reader_of(base: Path, **data: Any) -> TextReader:
+def reader_of(base: Path, **data: Any) -> MaskedReader:
     tokenizer = AutoTokenizer.from_pretrained(base)
     prepare_tokenizer(tokenizer)
-    return text_reader(tokenizer, BertModel.from_pretrained(base), TASK, DataConfig(**data))
+    return MaskedReader.of(tokenizer, BertModel.from_pretrained(base), DataConfig(**data))
 
 
 @pytest.fixture(scope="module")
-def reader(base: Path) -> TextReader:
+def reader(base: Path) -> MaskedReader:
     return reader_of(base)
 
 
 @pytest.fixture(scope="module")
-def encoded(reader: TextReader, mirror: Path) -> Encoded:
+def encoded(reader: MaskedReader, mirror: Path) -> Encoded:
     return reader.encode(load_training_rows(TASK, DataConfig(mirror=str(mirror)), 0))
 
 
@@ -124,7 +127,7 @@ def test_special_tokens_are_never_masked_wherever_they_stand() -> None:
     assert MASKING.count(np.array([2, 1, 3])) == 0
 
 
-def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else(reader: TextReader, encoded: Encoded) -> None:
+def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else(reader: MaskedReader, encoded: Encoded) -> None:
     training = reader.collate.training(3, 1)
     whole = training(encoded, list(range(8)))
     np.random.seed(0)
@@ -137,7 +140,8 @@ def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else(reader: TextRead
     for other in (reader.collate.training(3, 2), reader.collate.training(4, 1), reader.collate):
         assert not torch.equal(other(encoded, list(range(8)))["labels"], whole["labels"])
     assert torch.equal(reader.collate(encoded, [5, 2])["labels"], reader.collate(encoded, [5, 2])["labels"])
-    twins = dataclasses.replace(encoded, features=[encoded.features[0]] * 8, lengths=[encoded.lengths[0]] * 8)
+    same = {key: [found[0]] * 8 for key, found in encoded.features.items()}
+    twins = dataclasses.replace(encoded, features=same, lengths=[encoded.lengths[0]] * 8)
     assert len({tuple(row) for row in training(twins, list(range(8)))["input_ids"].tolist()}) > 1
 
 
@@ -146,24 +150,24 @@ def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else(reader: TextRead
 
 def test_rows_need_no_labels_and_empty_ones_are_left_out(mirror: Path, tmp_path: Path) -> None:
     rows = load_evaluation_rows(TASK, DataConfig(mirror=str(mirror)), "dev")
-    assert (len(rows), rows.found, rows.skipped, rows.labels) == (20, 21, 1, [])
+    assert (len(rows), rows.found, rows.bad, rows.labels) == (20, 21, {"empty text": 1}, ())
     (tmp_path / "dev.jsonl").write_text('{"text": "a day"}\n{"text": " "}\n{"text": "the room"}\n')
     assert load_rows(TASK, "dev", FolderSource(tmp_path)).texts == ["a day", "the room"]
     (tmp_path / "train.csv").write_text('text\n""\n" "\n')
     with pytest.raises(DataError, match="all 2 texts are empty"):
         load_rows(TASK, "train", FolderSource(tmp_path))
     few = load_training_rows(TASK, DataConfig(mirror=str(mirror), max_train=7), 1)
-    assert len(few) == 7 and few.labels == []
+    assert len(few) == 7 and few.labels == ()
 
 
 def test_long_texts_are_cut_and_counted(base: Path, mirror: Path) -> None:
     rows = load_training_rows(TASK, DataConfig(mirror=str(mirror)), 0)
     cut = reader_of(base, max_length=6).encode(rows)
     assert max(cut.lengths) == 6 and cut.truncated == sum(len(text.split()) > 4 for text in rows.texts) > 0
-    assert cut.labels == cut.weights == [1] * len(rows)
+    assert cut.weights == [1] * len(rows)
 
 
-def test_a_text_of_special_tokens_alone_is_refused(reader: TextReader, mirror: Path) -> None:
+def test_a_text_of_special_tokens_alone_is_refused(reader: MaskedReader, mirror: Path) -> None:
     rows = load_evaluation_rows(TASK, DataConfig(mirror=str(mirror)), "dev")
     rows.texts[3] = "[UNK] unheard"
     with pytest.raises(DataError, match=r"split 'dev': nothing of the text '\[UNK\] unheard' can be masked"):
@@ -174,7 +178,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused(base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.mask_token = None
     with pytest.raises(ConfigError, match="needs a tokenizer with a mask token"):
-        text_reader(tokenizer, BertModel.from_pretrained(base), TASK, DataConfig())
+        MaskedReader.of(tokenizer, BertModel.from_pretrained(base), DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -225,12 +229,12 @@ def models(base: Path, own: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["named", "own"])
-def test_scores_are_those_of_single_words(kind: str, models: dict[str, Any], reader: TextReader, encoded: Encoded):
+def test_scores_are_those_of_single_words(kind: str, models: dict[str, Any], reader: MaskedReader, encoded: Encoded):
     """Row sums from one padded batch equal what each row's own logits say, in float64."""
     model, shape = models[kind], SHAPES["masked_lm"]
     batch = reader.collate(encoded, [0, 3, 9])
     with torch.no_grad():
-        found = shape.answers(model, batch)
+        found = shape.answers(model, batch, reader)
         for row, index in enumerate((0, 3, 9)):
             alone = reader.collate(encoded, [index])
             logits = model(**{key: value for key, value in alone.items() if key != "labels"}).logits[0].double()
@@ -242,7 +246,7 @@ def test_scores_are_those_of_single_words(kind: str, models: dict[str, Any], rea
         loss = model(**batch).loss
     weight = encoded.weight([0, 3, 9])
     assert float(loss) == pytest.approx(float(found[:, 0].sum()) / weight, rel=1e-5)
-    scores = compute(("loss",), found.numpy(), np.asarray(encoded.labels)[[0, 3, 9]])
+    scores = compute(("loss",), found.numpy(), np.asarray(encoded.weights)[[0, 3, 9]])
     assert scores["loss"] == pytest.approx(float(loss))
 
 
@@ -256,7 +260,7 @@ class Keep(torch.optim.SGD):
 @pytest.mark.parametrize("kind", ["named", "own"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_accumulation_is_exact_although_rows_have_different_numbers_of_words(
-    kind: str, size: int, models: dict[str, Any], reader: TextReader, encoded: Encoded, mirror: Path, base: Path
+    kind: str, size: int, models: dict[str, Any], reader: MaskedReader, encoded: Encoded, mirror: Path, base: Path
 ) -> None:
     model = models[kind]
     batch = [0, 17, 3, 12, 5, 16, 8]
@@ -276,22 +280,26 @@ def test_accumulation_is_exact_although_rows_have_different_numbers_of_words(
     assert float((whole - by_rows).abs().max()) > 1e-3 * float(whole.abs().max())  # the mean over rows is another
 
 
-def test_the_unigram_baseline_by_hand(reader: TextReader, encoded: Encoded) -> None:
-    masking = reader.collate.masking
-    assert masking is not None
-    words = [int(token) for row in encoded.features for token in row["input_ids"] if not masking.special[token]]
+def test_the_unigram_baseline_by_hand(reader: MaskedReader, encoded: Encoded) -> None:
+    masking = reader.masking
+    words = [int(token) for row in encoded.features["input_ids"] for token in row if not masking.special[token]]
     rows = dataclasses.replace(
-        encoded, features=encoded.features[:9], lengths=encoded.lengths[:9], labels=encoded.labels[:9]
+        encoded,
+        features={key: found[:9] for key, found in encoded.features.items()},
+        lengths=encoded.lengths[:9],
+        weights=(encoded.weights or ())[:9],
     )
     labels = reader.collate(rows, list(range(9)))["labels"]
     masked = labels[labels != UNMASKED].tolist()
     p = {word: (words.count(word) + 1) / (len(words) + len(masking.words)) for word in masking.words.tolist()}
     assert sum(p.values()) == pytest.approx(1)
     likely = max(p, key=lambda word: p[word])
-    found = unigram_baseline(TASK, reader, encoded, rows, ("loss", "perplexity", "token_accuracy"))
+    found = trivial_baseline(
+        TASK, reader, Read(Mock(), encoded), Read(Mock(), rows), ("loss", "perplexity", "token_accuracy")
+    )
     assert found.metrics["loss"] == pytest.approx(-np.mean([np.log(p[word]) for word in masked]))
     assert found.metrics["token_accuracy"] == pytest.approx(np.mean([word == likely for word in masked]))
-    assert (found.name, found.answer) == ("unigram", reader.tokenizer.convert_ids_to_tokens(likely))
+    assert (found.name, found.answer) == ("unigram", reader.processor.convert_ids_to_tokens(likely))
 
 
 # ---- which head
@@ -325,7 +333,7 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(
     assert row["score"] < first and row["score"] < row["baseline"]["score"] and row["baseline"]["name"] == "unigram"
     notes = told.of("note")
     assert ("no masked-LM head" if kind == "named" else "checkpoint's own (BertForMaskedLM)") in notes[0]
-    assert any("1 of 97 texts are empty and were left out" in note for note in notes)
+    assert any("1 of 97 rows were left out: 1 empty text" in note for note in notes)
     head = json.loads((result.folder / "head_config.json").read_text())["config"]
     assert head["type"] == ("masked_lm" if kind == "named" else "own") and row["head_parameters"] > 0
     again = evaluate_folder(result.folder)

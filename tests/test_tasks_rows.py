@@ -7,10 +7,11 @@ from typing import Any
 import datasets
 import pytest
 
-from adaptrain.config.schema import DataConfig
+from adaptrain.config.schema import ColumnsConfig, DataConfig
 from adaptrain.errors import DataError
 from adaptrain.tasks.rows import load_evaluation_rows, load_rows, load_training_rows
-from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.settle import settle_task
+from adaptrain.tasks.shapes.classes import class_index
 from adaptrain.tasks.sources import FolderSource
 from tiny_run import MOOD, NUMBER, write_jsonl
 
@@ -26,7 +27,7 @@ def test_rows_in_their_roles(tmp_path: Path) -> None:
     given = [("x", "good"), (" y ", 0), ("z", 1)]
     rows = load(tmp_path, [{"sentence": text, "label": label} for text, label in given])
     assert (rows.texts, rows.pairs, rows.labels) == (["x", " y ", "z"], None, [1, 0, 1])
-    assert (rows.empty, rows.found, len(rows), rows.bad) == (0, 3, 3, {})
+    assert (rows.found, len(rows), rows.bad) == (3, 3, {})
     pairs = load(tmp_path, [{"one": "x", "two": "y", "score": 2}], NUMBER)
     assert (pairs.texts, pairs.pairs, pairs.labels) == (["x"], ["y"], [2.0])
 
@@ -92,16 +93,15 @@ def test_a_regression_needs_numbers(label: Any, tmp_path: Path) -> None:
 
 
 def test_labels_by_index_and_by_name() -> None:
-    shape = SHAPES["classification"]
-    assert shape.labels([0, 1, "bad", "good", 1.0, "1"], None, MOOD, "here") == [0, 1, 0, 1, 1, 1]
+    given = [0, 1, "bad", "good", 1.0, "1"]
+    assert [class_index(each, None, MOOD, "here") for each in given] == [0, 1, 0, 1, 1, 1]
 
 
 def test_labels_that_are_numbers_are_meant_by_name() -> None:
     stars = dataclasses.replace(MOOD, labels=("1", "2", "3"))
-    shape = SHAPES["classification"]
-    assert shape.labels([1, "2", 3.0], None, stars, "here") == [0, 1, 2]
-    with pytest.raises(DataError, match="the label 0"):
-        shape.labels([1, 0], None, stars, "here")
+    assert [class_index(each, None, stars, "here") for each in (1, "2", 3.0)] == [0, 1, 2]
+    with pytest.raises(DataError, match="here: the label 0"):
+        class_index(0, None, stars, "here")
 
 
 def test_a_label_map_of_the_data_in_another_order_is_followed_by_name(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_bad_rows_are_refused_with_their_count(tmp_path: Path) -> None:
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mood/train.jsonl", MIXED)
     rows = load_training_rows(MOOD, DataConfig(mirror=str(tmp_path), bad_rows="skip"), 1)
-    assert (rows.texts, rows.labels, rows.found, rows.skipped) == (["x", "w"], [1, 0], 7, 2)
+    assert (rows.texts, rows.labels, rows.found) == (["x", "w"], [1, 0], 7)
     assert rows.bad == {"empty text": 2, "missing text": 1, "label outside the map": 1, "missing label": 1}
     write_jsonl(tmp_path / "mood/dev.jsonl", MIXED[1:3])
     with pytest.raises(DataError, match="all 2 rows are bad: 1 empty text, 1 missing text"):
@@ -158,3 +158,21 @@ def test_a_row_is_named_by_its_id(tmp_path: Path) -> None:
 def test_one_blank_text_of_a_pair_is_enough(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 1: the text_pair in column 'two' is empty"):
         load(tmp_path, [{"one": "x", "two": "\t", "score": 2}], NUMBER)
+
+
+def test_texts_of_several_columns_are_joined(tmp_path: Path) -> None:
+    task = dataclasses.replace(NUMBER, columns=ColumnsConfig(text=("word", "one"), text_pair="two", label="score"))
+    row = {"word": "bank", "one": "by the river", "two": "of money", "score": 1}
+    assert load(tmp_path, [row], task).texts == ["bank by the river"]
+    with pytest.raises(DataError, match=r"row 1: the text in column 'one' is empty"):
+        load(tmp_path, [row | {"one": " "}], task)
+    with pytest.raises(DataError, match=r"no column 'word', did you mean 'words'"):
+        load(tmp_path, [{"words": "x", "one": "y", "two": "z", "score": 1}], task)
+
+
+def test_truth_values_are_labels_of_a_map_that_says_so(tmp_path: Path) -> None:
+    rows = [{"sentence": "x", "label": True}, {"sentence": "y", "label": False}]
+    assert load(tmp_path, rows, dataclasses.replace(MOOD, labels=("False", "True"))).labels == [1, 0]
+    open_map = dataclasses.replace(MOOD, labels=())
+    write_jsonl(tmp_path / "mood/train.jsonl", rows)
+    assert settle_task(open_map, DataConfig(mirror=str(tmp_path))).task.labels == ("false", "true")

@@ -232,6 +232,28 @@ def test_splits_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     sources._from_hub.cache_clear()
 
 
+def test_the_hubs_parquet_files_stand_in_for_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The revision's layout, a folder a subset and in it one a split, as a local folder."""
+    for subset in ("small", "other"):
+        (tmp_path / subset / "train").mkdir(parents=True)
+        datasets.Dataset.from_list([{"sentence": subset, "label": 1}]).to_parquet(tmp_path / subset / "train/0.parquet")
+    load = datasets.load_dataset
+
+    def load_dataset(path: str, subset: str | None = None, data_dir: str | None = None, revision: str | None = None):
+        if revision != "refs/convert/parquet":
+            raise RuntimeError("Dataset scripts are no longer supported, but found mood.py")
+        return load(str(tmp_path), subset, data_dir=data_dir)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(
+        DataError, match=r"'somebody/mood/small' is a loading script.*task.revision=refs/convert/parquet"
+    ):
+        HubSource("somebody/mood", "small", None, "mood").read("train")
+    found = HubSource("somebody/mood", "small", "refs/convert/parquet", "mood").read("train")
+    assert found["sentence"][:] == ["small"]
+    sources._from_hub.cache_clear()
+
+
 # ---- compressed, divided, saved, large
 
 

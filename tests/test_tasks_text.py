@@ -23,10 +23,12 @@ from transformers import (
     RobertaModel,
 )
 
-from adaptrain.config.schema import DataConfig
+from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import ConfigError
+from adaptrain.tasks.reading import Reader
 from adaptrain.tasks.rows import Rows
-from adaptrain.tasks.text import longest_input, prepare_tokenizer, text_reader
+from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.text import longest_input, prepare_tokenizer
 from tiny_run import MOOD, NUMBER, save_base
 
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8, "vocab_size": 50}
@@ -46,7 +48,12 @@ def tokenizer(base: Path) -> Any:
 
 
 def rows(texts: list[str], pairs: list[str] | None = None, labels: list[Any] | None = None) -> Rows:
-    return Rows("train", texts, pairs, labels or [0] * len(texts), "here", len(texts), "0", 0)
+    columns = {"text": texts, "label": labels or [0] * len(texts)} | ({} if pairs is None else {"text_pair": pairs})
+    return Rows("train", columns, "here", len(texts), "0")
+
+
+def text_reader(tokenizer: Any, model: Any, task: TaskConfig, data: DataConfig) -> Reader:
+    return SHAPES[task.type].reader(tokenizer, model, task, data)
 
 
 def test_what_is_baked_into_the_file_is_undone(tokenizer: Any) -> None:
@@ -89,11 +96,11 @@ def test_long_rows_are_cut_and_counted(base: Path, tokenizer: Any) -> None:
     reader = text_reader(tokenizer, model, MOOD, DataConfig(max_length=6))
     encoded = reader.encode(rows(["day " * 4, "day " * 5, "day " * 60]))
     assert encoded.lengths == [6, 6, 6] and encoded.truncated == 2
-    assert [ids["input_ids"][-1] for ids in encoded.features] == [3, 3, 3]
+    assert [ids[-1] for ids in encoded.features["input_ids"]] == [3, 3, 3]
     pairs = text_reader(tokenizer, model, NUMBER, DataConfig(max_length=9))
     found = pairs.encode(rows(["day " * 9], ["room room"]))
     assert found.truncated == 1
-    words = found.features[0]["input_ids"].tolist()
+    words = found.features["input_ids"][0].tolist()
     assert words.count(tokenizer.convert_tokens_to_ids("room")) == 2  # the longer text is cut first
 
 
@@ -161,4 +168,4 @@ def test_padding_changes_no_output(base: Path, tokenizer: Any) -> None:
 
 def test_rows_are_kept_small(base: Path, tokenizer: Any) -> None:
     reader = text_reader(tokenizer, BertModel.from_pretrained(base), MOOD, DataConfig())
-    assert isinstance(reader.encode(rows(["a day"])).features[0]["input_ids"], np.ndarray)
+    assert isinstance(reader.encode(rows(["a day"])).features["input_ids"][0], np.ndarray)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from adaptrain.config.schema import TaskConfig, TrainerConfig
 from adaptrain.errors import AdaptrainError, ConfigError, OutOfMemoryError
 from adaptrain.evaluation.metrics import get_metric
 from adaptrain.evaluation.predict import predict
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, text_keys
+from adaptrain.tasks.reading import Read
 from adaptrain.training.branches import Branch, _forward, _Piece, fit_branches, fit_mixed, joined
 from adaptrain.training.display import BranchDisplay
 from adaptrain.training.loop import Plan, fit, total_steps
@@ -47,7 +50,7 @@ def rows(task: TaskConfig, count: int, seed: int) -> Encoded:
         features.append({"input_ids": ids, "token_type_ids": (np.arange(length) > length // 2).astype(np.int64)})
     first = [int(feature["input_ids"][0]) for feature in features]
     labels = [word / 10 for word in first] if task.type == "regression" else [word % len(task.labels) for word in first]
-    return Encoded(features, labels, [len(feature["input_ids"]) for feature in features], 0)
+    return Encoded.of(features, labels)
 
 
 def base(dropout: float = 0.0) -> Any:
@@ -73,7 +76,7 @@ class Cell:
         self.task, self.method, self.seed, self.head = TASKS[task], method, seed, head
         self.rows, self.held_out = rows(self.task, count, seed + 100), rows(self.task, 12, 7)
         dtype = torch.float32 if self.task.type == "regression" else torch.long
-        self.collate = Collator({"input_ids": 0, "token_type_ids": 0}, dtype)
+        self.collate = Collator(text_keys({"input_ids": 0, "token_type_ids": 0}, dtype))
         self.config = TrainerConfig(**{"learning_rate": 1e-2, "epochs": 2, "eval_batch_size": 5} | trainer)
 
     def add(self, model: Any, name: str) -> None:
@@ -83,10 +86,13 @@ class Cell:
         model.add_classification_head(name, num_labels=outputs, layers=self.head, dropout=None)
 
     def plan(self, model: Any, counted: list[Any]) -> Plan:
-        metric = get_metric(self.task.metric)
+        metric, size = get_metric(self.task.metric), self.config.eval_batch_size
 
         def evaluate() -> dict[str, float]:
-            said = predict(model, self.held_out, self.collate, self.task, self.config.eval_batch_size, HARDWARE)
+            reader: Any = SimpleNamespace(collate=self.collate)
+            said = predict(
+                model, reader, Read(Mock(labels=self.held_out.labels), self.held_out), self.task, size, HARDWARE
+            )
             counted.append(said.logits)
             return said.scores()
 

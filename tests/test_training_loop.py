@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ import adaptrain
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.errors import AdaptrainError, OutOfMemoryError
 from adaptrain.evaluation.predict import predict
-from adaptrain.tasks.text import Collator, Encoded
+from adaptrain.tasks.encoded import Collator, Encoded, text_keys
+from adaptrain.tasks.reading import Read
 from adaptrain.training.loop import Plan, fit, optimise, total_steps
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.state import TrainState, make_optimizer
@@ -79,15 +82,19 @@ class Layered(Small):
 def rows(count: int = 37) -> Encoded:
     chance = np.random.default_rng(0)
     features = [{"input_ids": chance.integers(1, WORDS, size=chance.integers(1, 9))} for _ in range(count)]
-    lengths = [len(feature["input_ids"]) for feature in features]
-    return Encoded(features, [int(feature["input_ids"].sum() % 2) for feature in features], lengths, 0)
+    return Encoded.of(features, [int(feature["input_ids"].sum() % 2) for feature in features])
+
+
+def given(collate: Collator) -> tuple[Any, Read]:
+    """A reader that only collates, and the rows."""
+    return SimpleNamespace(collate=collate), Read(Mock(), rows())
 
 
 def plan(config: TrainerConfig, encoded: Encoded | None = None, scores: Sequence[float] = (), seed: int = 0) -> Plan:
     encoded = rows() if encoded is None else encoded
     coming = iter(scores)
     evaluate: Callable[[], dict[str, float]] = lambda: {"accuracy": next(coming, 0.0)}  # noqa: E731
-    collate = Collator({"input_ids": 0}, torch.long)
+    collate = Collator(text_keys({"input_ids": 0}, torch.long))
     return Plan(encoded, collate, evaluate, "accuracy", True, total_steps(len(encoded), config), seed)
 
 
@@ -177,7 +184,7 @@ def test_several_processes_take_the_same_step_as_one() -> None:
     assert found[2] == pytest.approx(recorder.of("step")[-1].loss, abs=1e-6)
     other, *_ = trained(TrainerConfig(**DISTRIBUTED, adapter_drop=1), Layered(), scores=[0.1])
     assert found[4] == pytest.approx(weights(other).double().square().sum().item(), abs=1e-5)
-    alone = predict(model, rows(), plan(config).collate, MOOD, 6, find_hardware("cpu", "fp32", False))
+    alone = predict(model, *given(plan(config).collate), MOOD, 6, find_hardware("cpu", "fp32", False))
     assert found[3] == pytest.approx(checksum(alone.logits), abs=1e-3)
 
 
@@ -192,7 +199,7 @@ def distributed() -> None:
     state = TrainState(make_optimizer(model.named_parameters(), config))
     fit(model, state, plan(config, scores=[0.1]), config, hardware, recorder)
     values = weights(model).double()
-    said = checksum(predict(model, rows(), plan(config).collate, MOOD, 6, hardware).logits)
+    said = checksum(predict(model, *given(plan(config).collate), MOOD, 6, hardware).logits)
     config, layered = TrainerConfig(**DISTRIBUTED, adapter_drop=1), Layered()
     state = TrainState(make_optimizer(layered.named_parameters(), config))
     fit(layered, state, plan(config, scores=[0.1]), config, find_hardware("cpu", "fp32", False, drops=True), Recorder())
@@ -217,9 +224,9 @@ def free_port() -> int:
 def test_predicting_keeps_the_mode_and_the_order() -> None:
     model, hardware = Small(dropout=0.9), find_hardware("cpu", "fp32", False)
     this = plan(TrainerConfig())
-    first = predict(model.train(), rows(), this.collate, MOOD, 5, hardware)
+    first = predict(model.train(), *given(this.collate), MOOD, 5, hardware)
     assert model.training
-    again = predict(model.eval(), rows(), this.collate, MOOD, 37, hardware)
+    again = predict(model.eval(), *given(this.collate), MOOD, 37, hardware)
     assert not model.training
     assert np.allclose(first.logits, again.logits, rtol=0, atol=1e-6)  # no dropout, and rows at their places
     alone = model(**this.collate(this.rows, [11])).logits

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from adaptrain.config.schema import ColumnsConfig, ModelConfig
+from adaptrain.config.schema import CarveConfig, ColumnsConfig, ModelConfig, SplitsConfig
 from adaptrain.errors import (
     AdaptrainError,
     CheckpointError,
@@ -22,7 +22,9 @@ from adaptrain.errors import (
     OutputError,
     UnsupportedError,
 )
+from adaptrain.evaluation.metrics import METRICS
 from adaptrain.evaluation.run import eject_prefix, evaluate_folder
+from adaptrain.reporting.table import build_table, collect
 from adaptrain.training.run import RunResult, planned_folder, train
 from tiny_run import MOOD, NUMBER, Recorder, run_config, save_base, save_data, write_jsonl
 
@@ -207,6 +209,31 @@ def test_regression_on_pairs_is_reported_on_the_test_split(place: Path, tmp_path
     assert row["split"] == "test" and row["chosen_on"] == "validation" and row["rows"] == 40
     assert row["score"] > 0.5 > row["baseline"]["score"] == 0.0 and row["baseline"]["name"] == "mean"
     assert evaluate_folder(result.folder).reproduced
+
+
+def test_a_carved_split_is_named_as_such(place: Path, tmp_path: Path) -> None:
+    carve = CarveConfig(to="held_out", rows=30)
+    task = dataclasses.replace(MOOD, splits=SplitsConfig(validation="held_out", test="validation", carve=carve))
+    recorder = Recorder()
+    result = train(config_of(place, tmp_path, task=task, epochs=1), display=recorder)
+    words = "from train, 30 rows, seed 0"
+    assert result.row["carved"] == {"held_out": words}
+    assert (result.row["split"], result.row["chosen_on"]) == ("validation", "held_out")
+    data = {split["role"]: split for split in read(result.folder, "run.json")["data"]}
+    assert [data[role]["carved"] for role in ("train", "validation", "test")] == [None, words, None]
+    assert f"split 'held_out' is carved {words}" in recorder.of("note")
+    table = build_table(collect(tmp_path / "tiny"))
+    assert table.remarks == [f"mood: chosen on held_out (carved {words}), scored on validation"]
+
+
+def test_how_a_metric_is_computed_is_kept(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = dataclasses.replace(METRICS["mcc"], signature=lambda references: f"rows:{len(references)}")
+    monkeypatch.setitem(METRICS, "mcc", signed)
+    result = train(config_of(place, tmp_path, epochs=1, keep="last"), display=Recorder())
+    assert result.row["signatures"] == {"mcc": "rows:50"} and result.row["chosen_on"] is None
+    metrics = read(result.folder, "metrics.json")
+    assert metrics["signatures"] == {"mcc": "rows:50"} and metrics["chosen_on"] is None
+    assert build_table(collect(tmp_path / "tiny")).remarks == ["mood, MCC: rows:50"]
 
 
 def test_the_same_seed_gives_the_same_run(finished: RunResult, place: Path, tmp_path: Path) -> None:

@@ -194,10 +194,10 @@ def _with_head(kind: OwnHead | None, config: PreTrainedConfig, written: bool) ->
         return None
     if kind not in _HEADED:
         raise ModelError(unknown("own head", kind, _HEADED, "There are"))
-    if kind == "causal_lm" and (config.model_type in architectures() or not written):
-        # transformers has a language model of half a BART, and of a BERT
-        if [stack.causal for stack in architecture_of(config).stacks] != [True]:
-            return None
+    known = config.model_type in architectures() or not written
+    # transformers has a language model of half a BART, and of a BERT
+    if kind == "causal_lm" and known and [stack.causal for stack in architecture_of(config).stacks] != [True]:
+        return None
     return next((each for each in _HEADED[kind] if type(config) in each._model_mapping), None)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from adaptrain.errors import ConfigError, UsageError, listed, nearest, unknown
+
+if TYPE_CHECKING:
+    from adaptrain.config.schema import ColumnsConfig
 
 
 @dataclass(frozen=True)
@@ -16,25 +21,31 @@ class Split:
         paths: arguments without `=`.
         options: option → value; empty for a flag.
         overrides: the rest, in order.
+        repeated: option → every value, of those that may be given more than once.
     """
 
     paths: tuple[str, ...]
     options: Mapping[str, str]
     overrides: tuple[str, ...]
+    repeated: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def split(arguments: Sequence[str], flags: Iterable[str] = (), valued: Iterable[str] = ()) -> Split:
+def split(
+    arguments: Sequence[str], flags: Iterable[str] = (), valued: Iterable[str] = (), repeated: Iterable[str] = ()
+) -> Split:
     """Tell arguments apart.
 
     Args:
         flags: options without a value.
         valued: options with one, `--format md` or `--format=md`.
+        repeated: options with one that may be given more than once.
 
     Raises:
         UsageError: an unknown option, or one without its value.
     """
     flags, valued = tuple(flags), tuple(valued)
     paths, options, overrides = [], {}, []
+    several: dict[str, list[str]] = {name: [] for name in repeated}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -44,18 +55,22 @@ def split(arguments: Sequence[str], flags: Iterable[str] = (), valued: Iterable[
             break
         if argument in flags:
             options[argument] = ""
-        elif name in valued:
+        elif name in valued or name in several:
             if not equals and not rest:
                 raise UsageError(f"{name} needs a value")
-            options[name] = value if equals else rest.pop(0)
+            value = value if equals else rest.pop(0)
+            if name in several:
+                several[name].append(value)
+            else:
+                options[name] = value
         elif argument.startswith("-") and argument != "-":
-            known = [*flags, *valued, "--help"]
+            known = [*flags, *valued, *several, "--help"]
             raise UsageError(unknown("option", name, known, "The options are"))
         elif equals or argument.startswith("~"):
             overrides.append(argument)
         else:
             paths.append(argument)
-    return Split(tuple(paths), options, tuple(overrides))
+    return Split(tuple(paths), options, tuple(overrides), several)
 
 
 def one_path(found: Split, verb: str, default: str | None = None) -> str:
@@ -92,3 +107,30 @@ def read_pairs(overrides: Sequence[str], allowed: Sequence[str], verb: str) -> d
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def read_columns(overrides: Sequence[str]) -> ColumnsConfig:
+    """`task.columns.ROLE=NAME` for roles of any type of task.
+
+    Raises:
+        ConfigError: a role that there is not, or a column in two roles.
+    """
+    from adaptrain.config.schema import ColumnsConfig
+
+    known = [each.name for each in dataclasses.fields(ColumnsConfig)]
+    given: dict[str, Any] = {}
+    problems = []
+    for override in overrides:
+        role, _, value = override.removeprefix("task.columns.").partition("=")
+        if role not in known:
+            problems.append(unknown("role", role, known, "The roles are"))
+        elif value.startswith("["):
+            given[role] = tuple(word.strip(" '\"") for word in value.strip("[]").split(","))
+        else:
+            given[role] = value.strip("'\"")
+    if not problems:
+        found = ColumnsConfig(**given)
+        problems = [f"task.columns.{role} (command line): {sentence}" for role, sentence in found.problems()]
+        if not problems:
+            return found
+    raise ConfigError(problems)

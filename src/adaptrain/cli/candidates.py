@@ -59,6 +59,12 @@ def candidates(line: str) -> list[str]:
         if before[-1] == "--strategy":
             return _starting(word, _STRATEGIES)
         return _starting(word, (*VALUED, *FLAGS)) if word.startswith("-") else []
+    if verb == "predict":
+        from adaptrain.cli.predict import FLAGS, KEYS, REPEATED, VALUED
+
+        if word.startswith("-"):
+            return _starting(word, (*VALUED, *REPEATED, *FLAGS))
+        return _keys_or_values(word, [*(f"{key}=" for key in KEYS), "task.columns."], before)
     if verb == "eval":
         from adaptrain.cli.evaluate import KEYS
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptrain.cli.arguments import split
+from adaptrain.cli.arguments import read_columns, split
 from adaptrain.cli.screen import print_rows
-from adaptrain.errors import ConfigError, DataError, UsageError, listed, unknown
+from adaptrain.errors import DataError, UsageError, listed
 
 if TYPE_CHECKING:
-    from adaptrain.config.schema import ColumnsConfig, RunConfig, TaskConfig
+    from adaptrain.config.schema import RunConfig, TaskConfig
     from adaptrain.tasks.settle import Settled
     from adaptrain.tasks.sources import Source
     from adaptrain.tasks.survey import Measure, SplitSurvey, Survey
@@ -46,36 +46,9 @@ def run(arguments: Sequence[str]) -> int:
             raise UsageError("data.mirror is for task=NAME: a PATH is read as it is")
         task = dataclasses.replace(config.task, path=found.paths[0], name=Path(found.paths[0]).name)
         if columns:
-            task = dataclasses.replace(task, columns=_columns(columns))
+            task = dataclasses.replace(task, columns=read_columns(columns))
         config = dataclasses.replace(config, task=task)
     return _report(config, typed, tokens)
-
-
-def _columns(overrides: Sequence[str]) -> ColumnsConfig:
-    """Roles of any type of task, since a PATH has none.
-
-    Raises:
-        ConfigError: a role that there is not, or a column in two roles.
-    """
-    from adaptrain.config.schema import ColumnsConfig
-
-    known = [each.name for each in dataclasses.fields(ColumnsConfig)]
-    given: dict[str, Any] = {}
-    problems = []
-    for override in overrides:
-        role, _, value = override.removeprefix("task.columns.").partition("=")
-        if role not in known:
-            problems.append(unknown("role", role, known, "The roles are"))
-        elif value.startswith("["):
-            given[role] = tuple(word.strip(" '\"") for word in value.strip("[]").split(","))
-        else:
-            given[role] = value.strip("'\"")
-    if not problems:
-        found = ColumnsConfig(**given)
-        problems = [f"task.columns.{role} (command line): {sentence}" for role, sentence in found.problems()]
-        if not problems:
-            return found
-    raise ConfigError(problems)
 
 
 def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
@@ -143,7 +116,7 @@ def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConf
 def _found(source: Source) -> tuple[str, ...]:
     """The splits of a PATH: what else lies in the folder is not looked at where there are some."""
     from adaptrain.tasks.formats import SUFFIXES
-    from adaptrain.tasks.sources import names_split
+    from adaptrain.tasks.splits import names_split
 
     names = source.splits()
     if not names:
@@ -166,7 +139,7 @@ def _missing(source: Source, uses: Mapping[str, str]) -> dict[str, DataError]:
 
 def _others(source: Source, uses: Mapping[str, str]) -> list[str]:
     """Splits that are there and that the task does not name."""
-    from adaptrain.tasks.sources import usual
+    from adaptrain.tasks.splits import usual
 
     used = {usual(name) for name in uses}
     return [name for name in source.splits() if usual(name) not in used]

@@ -94,15 +94,7 @@ def _print_comparison(result: EvalResult, branch: str = "") -> None:
 
 
 def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, ...]]:
-    problems = []
-    precision, size = given.get("trainer.precision"), given.get("trainer.eval_batch_size")
-    if precision is not None and precision not in PRECISIONS:
-        problems.append(
-            f"trainer.precision (command line): is '{precision}', but one of {listed(PRECISIONS)} is due"
-            f"{nearest(precision, PRECISIONS)}"
-        )
-    if size is not None and not (size.isdecimal() and int(size) > 0):
-        problems.append(f"trainer.eval_batch_size (command line): is '{size}', but a whole number above 0 is due")
+    precision, size, problems = read_precision_and_size(given)
     layers = [word.strip() for word in given.get("skip_layers", "[]").removeprefix("[").removesuffix("]").split(",")]
     if layers == [""]:
         layers = []
@@ -113,4 +105,18 @@ def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, 
         )
     if problems:
         raise ConfigError(problems)
-    return precision, None if size is None else int(size), tuple(map(int, layers))
+    return precision, size, tuple(map(int, layers))
+
+
+def read_precision_and_size(given: dict[str, str]) -> tuple[str | None, int | None, list[str]]:
+    """`trainer.precision`, `trainer.eval_batch_size`, and what is wrong with them."""
+    problems = []
+    precision, size = given.get("trainer.precision"), given.get("trainer.eval_batch_size")
+    if precision is not None and precision not in PRECISIONS:
+        problems.append(
+            f"trainer.precision (command line): is '{precision}', but one of {listed(PRECISIONS)} is due"
+            f"{nearest(precision, PRECISIONS)}"
+        )
+    if size is not None and not (size.isdecimal() and int(size) > 0):
+        problems.append(f"trainer.eval_batch_size (command line): is '{size}', but a whole number above 0 is due")
+    return precision, int(size) if size is not None and size.isdecimal() else None, problems

@@ -79,6 +79,36 @@ Overrides:
             "evaluate",
         ),
         Verb(
+            "predict",
+            "PATH --input FILE [--output FILE] | --text TEXT … [key=value …]",
+            "what a saved adapter says of new rows",
+            """\
+  adaptrain predict outputs/lora_cola/1a2b3c4d --input new.csv --output said.csv
+  adaptrain predict outputs/lora_cola/1a2b3c4d --text "They fixed the car." --text "Fixed they."
+  adaptrain predict outputs/lora_mrpc/1a2b3c4d --text "One text." --text-pair "The text it is read with."
+  adaptrain predict outputs/lora_squad/1a2b3c4d question="Who came?" context="Nobody came."
+
+One line for each row, in order. Labels are not needed, and not looked at. Without --output the rows are printed: as a
+table on a terminal, else as JSON lines.
+  --input FILE                  .csv, .tsv, .jsonl, .json, .parquet, .arrow, .txt, also compressed
+  --output FILE                 .csv or .jsonl
+  --keep COLUMN,COLUMN          columns of the input that stand in the output too; all for all of them
+  --skip-bad                    a row that cannot be read gets an error instead of a prediction; else nothing is
+                                predicted where there is one
+  --force                       replace what --output names
+  --text TEXT                   instead of --input, for tasks on texts; once for each row
+  --text-pair TEXT              what it is read with, once for each --text
+
+Overrides:
+  ROLE="…"                      one row of a task that reads something else; choices="one|other"
+  task.columns.ROLE=NAME        the column of the input that plays a role, where that cannot be found out
+  trainer.precision=fp32        auto, fp32 or bf16; that of training if not given
+  trainer.eval_batch_size=N
+  trainer.device=NAME""",
+            "predict",
+            ("--input", "--output", "--text", "--text-pair", "--keep", "--skip-bad", "--force"),
+        ),
+        Verb(
             "table",
             "[FOLDER] [--format md|csv|latex]",
             "method × task, from all runs in a folder",

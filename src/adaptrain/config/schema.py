@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adaptrain.config.task import CarveConfig, ColumnsConfig, DataConfig, GenerationConfig, SplitsConfig, TaskConfig
+from adaptrain.config.task import (
+    WRITES,
+    CarveConfig,
+    ColumnsConfig,
+    DataConfig,
+    GenerationConfig,
+    SplitsConfig,
+    TaskConfig,
+)
 
 __all__ = [
     "PRECISIONS",
@@ -241,8 +249,13 @@ class RunConfig:
             yield "seed", f"is {self.seed}; it must lie in [0, 2^32)"
         if self.task.type == "masked_lm" and self.trainer.cache_frozen:
             yield "trainer.cache_frozen", "is true; other words are masked in every epoch, so nothing stays the same"
-        if self.task.type == "masked_lm" and self.head.dropout is not None:
-            yield "head.dropout", f"is {self.head.dropout}; a head for masked words has none: leave it null"
+        if self.task.type in WRITES and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; what is written is not known before, so that nothing could be kept"
+        if self.task.type == "multiple_choice" and self.trainer.cache_frozen:
+            yield "trainer.cache_frozen", "is true; a row has several texts here, and the states of one a row are kept"
+        if self.task.type in ("masked_lm", "causal_lm", *WRITES) and self.head.dropout is not None:
+            what = "masked words" if self.task.type == "masked_lm" else "words"
+            yield "head.dropout", f"is {self.head.dropout}; a head for {what} has none: leave it null"
 
     @property
     def plain(self) -> bool:

@@ -58,9 +58,13 @@ ROLES = {
 }
 """Type of a task → the roles of its columns."""
 
+SAID = ("label", "answers", "tags", "heads", "relations", "target")
+"""Roles of what a model should say; the others are what it reads. Rows to be asked about need none of them."""
+
 MAPPED = {
     "classification": "label",
     "multilabel": "label",
+    "multiple_choice": "label",
     "tagging": "tags",
     "dependency_parsing": "relations",
     "image_classification": "label",
@@ -76,32 +80,34 @@ class ColumnsConfig:
     """Which column plays which role. Null: inferred from names and types (`docs/data.md`), or not there.
 
     Attributes:
+        text, text_pair, question, context, source: one column, or several whose texts are joined by blanks.
         label: one column; where a row has several labels, also a column of 0 and 1 for each of them.
-        choices: one column of lists, or a column for each choice.
+        choices: one column of lists, or of mappings of `text` and `label`, or a column for each choice.
+        answers: `text` and `answer_start` of the right answers, lists that are empty where there is none.
         id: what a row is called in messages; no model reads it.
     """
 
-    text: str | None = None
-    text_pair: str | None = None
+    text: str | tuple[str, ...] | None = None
+    text_pair: str | tuple[str, ...] | None = None
     label: str | tuple[str, ...] | None = None
     choices: str | tuple[str, ...] | None = None
-    question: str | None = None
-    context: str | None = None
+    question: str | tuple[str, ...] | None = None
+    context: str | tuple[str, ...] | None = None
     answers: str | None = None
     tokens: str | None = None
     tags: str | None = None
     heads: str | None = None
     relations: str | None = None
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
     target: str | None = None
     image: str | None = None
     audio: str | None = None
     id: str | None = None
 
     def __post_init__(self) -> None:
-        for role in ("choices", "label"):
-            if isinstance(given := getattr(self, role), list):  # as JSON has it
-                object.__setattr__(self, role, tuple(given))
+        for f in dataclasses.fields(self):
+            if isinstance(given := getattr(self, f.name), list):  # as JSON has it
+                object.__setattr__(self, f.name, tuple(given))
 
     def declared(self) -> dict[str, str | tuple[str, ...]]:
         """Role → column, of those that are given."""
@@ -189,12 +195,14 @@ class GenerationConfig:
         num_beams: 1 takes the likeliest token each time.
         length_penalty: of beams: above 0 favours longer ones.
         no_repeat_ngram_size: no n tokens twice; 0 allows it.
+        language: of transcripts, for a model that writes several: `en`, `french`.
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    language: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("max_new_tokens", "num_beams"):
@@ -217,7 +225,8 @@ class TaskConfig:
         subset: configuration of a hub data set.
         columns: what is not said there is inferred.
         labels: the label map in order; a row's label is its index or its name. Empty for what has no classes; of a
-            classification it is then inferred from the training split.
+            classification it is then inferred from the training split. Of a multiple choice: what the choices are
+            called in the label column.
         metric: the one that chooses the best checkpoint and stands in the table.
         extra_metrics: also computed and saved.
         prompt: what the model reads of a source: a text with `{source}` in it. For tasks with a target.
@@ -240,10 +249,10 @@ class TaskConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         mapped = self.type in MAPPED
         if mapped and len(self.labels) == 1:
-            yield "labels", f"needs at least two names for {self.type}, or none: they are then inferred"
+            yield "labels", f"needs at least two names for task.type={self.type}, or none: they are then inferred"
         if not mapped and self.labels:
             words = ", whose words are the labels themselves" if self.type == "masked_lm" else ""
-            yield "labels", f"must be empty for {self.type}{words}"
+            yield "labels", f"must be empty for task.type={self.type}{words}"
         roles = ROLES[self.type].all
         for role, column in self.columns.declared().items():
             if role not in roles:
@@ -257,6 +266,14 @@ class TaskConfig:
             yield "prompt", f"is set; task.type={self.type} has no source that could stand in it"
         if self.prompt is not None and "{source}" not in self.prompt:
             yield "prompt", "has no {source} in it, so that every row would be the same"
+        elif self.prompt is not None and self.prompt.count("{source}") > 1:
+            yield "prompt", "has {source} in it more than once; a source is read once"
+        if self.type == "causal_lm" and self.columns.text is not None:
+            for role in ("source", "target"):
+                if getattr(self.columns, role) is not None:
+                    yield f"columns.{role}", "is given beside columns.text; a row is a text, or a source and a target"
+        if self.generation.language is not None and self.type in WRITES and self.type != "speech_recognition":
+            yield "generation.language", f"is set; task.type={self.type} does not read it"
         if self.generation != GenerationConfig() and self.type not in WRITES:
             yield "generation", f"is set; the answers of task.type={self.type} are not written"
 

@@ -30,12 +30,9 @@ from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.interop import adapterhub
 from adaptrain.methods import MethodConfig
 from adaptrain.mixture import Mixture
-from adaptrain.reporting.folder import made_whole
+from adaptrain.reporting.folder import AVERAGE, made_whole
 from adaptrain.sources import Source, difference, head_meaning
 from adaptrain.version import __version__
-
-RECORD = "average.json"
-"""What an average was made of: its presence says that a folder is one."""
 
 RECORD_FORMAT = "adaptrain-average/1"
 
@@ -104,7 +101,7 @@ def average_folders(
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error}; name another folder") from None
-    with made_whole(out) as work:
+    with made_whole(out, "--out") as work:
         write_tensors(work / TENSORS, tensors)
         if head is not None:
             write_tensors(work / HEAD_TENSORS, head)
@@ -114,7 +111,7 @@ def average_folders(
             write_json(work / TASK, task)
         versions = {"adaptrain": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
         made = {"format": FORMAT, "name": name, "config": config.to_dict()}
-        write_json(work / RECORD, _record(folders, mixture, shares))
+        write_json(work / AVERAGE, _record(folders, mixture, shares))
         write_json(work / CONFIG, made | {"base_model": base, "versions": versions})
     pairs = tuple((folder.path, share) for folder, share in zip(folders, shares, strict=True))
     notes = tuple(note for note in (no_head, no_task) if note)
@@ -126,7 +123,7 @@ def _check_free(out: Path, paths: Sequence[Path], force: bool) -> None:
         return
     if inside := [path for path in paths if path.absolute().resolve().is_relative_to(out.absolute().resolve())]:
         raise OutputError(f"{out} would replace {inside[0]}, which is to be averaged; name another folder")
-    if not (out / RECORD).is_file() and not force:
+    if not (out / AVERAGE).is_file() and not force:
         raise OutputError(f"{out} is there but holds no average; name another folder, or give --force to replace it")
 
 

@@ -30,4 +30,5 @@ def trivial_baseline(task: TaskConfig, reader: Reader, train: Read, scored: Read
     """Score the trivial answer of the training rows on other rows."""
     shape = SHAPES[task.type]
     found = shape.trivial(task, reader, train, scored)
-    return Baseline(found.name, found.answer, compute(metrics, found.predictions, shape.references(task, scored)))
+    scores = compute(metrics, found.predictions, shape.references(task, scored), found.scores)
+    return Baseline(found.name, found.answer, scores)

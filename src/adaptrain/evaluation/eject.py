@@ -83,7 +83,7 @@ def eject_prefix(path: Path, out: Path | None = None) -> EjectResult:
             "nothing was changed"
         )
     bytes_before = (path / TENSORS).stat().st_size
-    with made_whole(target) as work:
+    with made_whole(target, "out=") as work:
         shutil.copytree(path, work, dirs_exist_ok=True)
         model.save_adapter(work, adapter.name)
         _update_result(work, numbers_after)

@@ -48,8 +48,11 @@ def get_metric(name: str, task_type: str | None = None) -> Metric:
     return METRICS[name]
 
 
-def compute(names: Sequence[str], predictions: Any, references: Any) -> dict[str, float]:
+def compute(names: Sequence[str], predictions: Any, references: Any, scores: Any = None) -> dict[str, float]:
     """Several metrics of the same predictions, through the `evaluate` interface.
+
+    Args:
+        scores: of every label for each row, which metrics of ranked labels take in the place of `predictions`.
 
     Raises:
         DataError: there is no row, or a row for which a metric is not defined.
@@ -58,10 +61,11 @@ def compute(names: Sequence[str], predictions: Any, references: Any) -> dict[str
 
     if len(references) == 0:
         raise DataError("There is no row to score; give a split that has rows")
-    scores: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name in dict.fromkeys(names):
-        scores |= load(name).compute(predictions=predictions, references=references) or {}
-    return {name: float(score) for name, score in scores.items()}
+        ranked = scores is not None and get_metric(name).rows == "label scores"
+        found |= load(name).compute(predictions=scores if ranked else predictions, references=references) or {}
+    return {name: float(score) for name, score in found.items()}
 
 
 def signatures(names: Sequence[str], references: Any) -> dict[str, str]:
@@ -75,7 +79,7 @@ def check_metrics(task_type: str, labels: int, names: Sequence[str]) -> None:
     """Refuse metrics that a task cannot have, or that this installation cannot compute.
 
     Args:
-        labels: how many the task has.
+        labels: how many the task has; 0 where that is not known, or it has none.
 
     Raises:
         ConfigError: every mistake at once.
@@ -87,11 +91,11 @@ def check_metrics(task_type: str, labels: int, names: Sequence[str]) -> None:
         except ConfigError as error:
             problems += error.problems
             continue
-        if metric.labels is not None and metric.labels != labels:
+        if labels and metric.labels is not None and metric.labels != labels:
             problems.append(
                 f"The metric '{name}' is for {metric.labels} labels, and the task has {labels}; try macro_f1"
             )
-        if metric.more_labels_than and labels <= metric.more_labels_than:
+        if labels and labels <= metric.more_labels_than:
             problems.append(
                 f"The metric '{name}' is for more than {metric.more_labels_than} labels, and the task has {labels}; "
                 "try top1"

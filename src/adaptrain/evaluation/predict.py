@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptrain.config.schema import TaskConfig
 from adaptrain.errors import OutputError
-from adaptrain.evaluation.metrics import compute
+from adaptrain.evaluation.metrics import compute, signatures
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.shapes import SHAPES, Answered
 from adaptrain.training.batching import evaluation_batches
@@ -29,7 +29,13 @@ class Predictions(Answered):
         """The task's metrics, or those named."""
         names = (self.task.metric, *self.task.extra_metrics) if metrics is None else metrics
         shape = SHAPES[self.task.type]
-        return compute(names, shape.predictions(self), shape.references(self.task, self.read))
+        right = shape.references(self.task, self.read)
+        return compute(names, shape.predictions(self), right, shape.label_scores(self))
+
+    def signatures(self) -> dict[str, str]:
+        """How those of the task's metrics are computed whose name does not say it all."""
+        references = SHAPES[self.task.type].references(self.task, self.read)
+        return signatures((self.task.metric, *self.task.extra_metrics), references)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping a row: `index` and what `Shape.written` says."""

@@ -12,6 +12,7 @@ from adaptrain.errors import UnsupportedError, listed
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
+from adaptrain.tasks.cache import usual_cache
 from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
@@ -94,10 +95,11 @@ def evaluate_folder(
     model, reader = load_saved(saved, hardware, swap)
     if skip_layers:
         _skip(model, skip_layers)
-    read, size = Read(rows, reader.encode(rows)), batch_size or saved.eval_batch_size
+    cache = usual_cache()
+    read, size = Read(rows, cache.encode(reader, rows)), batch_size or saved.eval_batch_size
     predictions = predict(model, reader, read, task, size, hardware, settings=saved.settings)
     metrics = predictions.scores()
-    notes = []
+    notes = list(cache.notes)
     if split == saved.split and swap is None and saved.averaged_scores:
         scores = ", ".join(f"{score:.8f}" for score in saved.averaged_scores)
         notes.append(f"an average of {len(saved.averaged_scores)} adapters, for which training reported {scores}")

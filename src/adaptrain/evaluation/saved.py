@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptrain.checkpoint import CONFIG, OWN, AdapterFile, read_adapter_config
 from adaptrain.composed import CONFIG as COMPOSITION
+from adaptrain.composed import OWN_HEAD
 from adaptrain.composed import read as read_composition
 from adaptrain.composition import names, parse
 from adaptrain.config.schema import (
@@ -193,8 +194,7 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
     base = find_base(saved.model)
     shape = SHAPES[saved.task.type]
     processor = load_processor(base, shape.reads)
-    head = {} if saved.adapter is None else saved.adapter.head or {}
-    own_head = shape.own_head(read_config(saved.model)) if head.get("type") == OWN else None
+    own_head = None if _names_a_head(saved) else shape.own_head(read_config(saved.model))
     model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
     _check_same(saved, base)
     if saved.composition is None:
@@ -206,6 +206,14 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
     model.to(hardware.device)
     model.eval()
     return model, shape.reader(processor, model.base_model, saved.task, saved.data)
+
+
+def _names_a_head(saved: SavedRun) -> bool:
+    """Whether the folder has a head beside its adapters; where it has none, or only the changed parts of the
+    checkpoint's own, that one is used."""
+    if saved.adapter is None:
+        return any(name != OWN_HEAD for name in read_composition(saved.folder).get("heads", {}))
+    return (saved.adapter.head or {}).get("type", OWN) != OWN
 
 
 def _exchange(model: Any, swap: Swap) -> None:

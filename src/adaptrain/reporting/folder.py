@@ -23,6 +23,9 @@ MANIFEST = "run.json"
 
 RESULT = "result.json"
 
+AVERAGE = "average.json"
+"""What an average of adapters was made of: a folder that has it is no run."""
+
 BRANCHES = "branches"
 """Folder of the branches of a run, a folder each like that of a run of its own."""
 
@@ -74,8 +77,11 @@ def check_free(folder: Path, force: bool) -> None:
 
 
 @contextmanager
-def made_whole(folder: Path) -> Iterator[Path]:
+def made_whole(folder: Path, key: str = "outputs=") -> Iterator[Path]:
     """A folder beside the final one to work in; it takes the final name when the block ends, and is removed on error.
+
+    Args:
+        key: that names another place on the command line, for messages.
 
     Raises:
         OutputError: the place cannot be written, or another process is at work there.
@@ -85,7 +91,7 @@ def made_whole(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _claim(work)
     except OSError as error:
-        raise OutputError(f"Cannot write {work}: {error}; choose another folder by outputs=") from None
+        raise OutputError(f"Cannot write {work}: {error}; choose another folder by {key}") from None
     try:
         yield work
         (work / _OWNER).unlink()

@@ -16,7 +16,7 @@ _HEADS = ("method", "base model", "adapter", "head", "% of base")
 
 _CSV_HEADS = (
     *("method", "base_model", "task", "metric", "split", "mean", "std", "n", "best"),
-    *("adapter_parameters", "head_parameters", "percent_of_base", "notes"),
+    *("adapter_parameters", "head_parameters", "percent_of_base", "chosen_on", "signature", "notes"),
 )
 
 
@@ -64,6 +64,7 @@ def to_csv(table: Table) -> str:
             values += [repr(cell.mean), "" if cell.deviation is None else repr(cell.deviation)]
             values += [len(cell.scores) if line.model else "", int(cell.best)]
             values += [_span(line.adapter, str), _span(line.head, str), _span(line.percent, lambda p: f"{p:.4f}")]
+            values += ["; ".join(table.chosen_on.get(column, ())), table.signatures.get(column, "")]
             writer.writerow([*values, "; ".join(table.footnotes[mark] for mark in cell.marks)])
     return text.getvalue()
 
@@ -146,7 +147,8 @@ def _wrapped(cell: Cell | None, column: Column, bold: str, above: str, sign: str
 
 
 def _below(table: Table) -> list[str]:
-    return [*(f"{mark}: {text}" for mark, text in table.footnotes.items()), *(f"note: {text}" for text in table.notes)]
+    marked = (f"{mark}: {text}" for mark, text in table.footnotes.items())
+    return [*marked, *table.remarks, *(f"note: {text}" for text in table.notes)]
 
 
 def _tex(text: str) -> str:

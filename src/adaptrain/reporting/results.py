@@ -32,8 +32,11 @@ def result_row(
     run: str,
     score: float,
     metrics: Mapping[str, float],
+    signatures: Mapping[str, str],
     baseline: Mapping[str, Any],
     split: str,
+    chosen_on: str | None,
+    carved: Mapping[str, str],
     rows: int,
     adapter_parameters: int,
     head_parameters: int,
@@ -54,8 +57,11 @@ def result_row(
         run: name of the run's folder.
         score: of `task.metric` on `split`.
         metrics: all of them on `split`.
+        signatures: how those are computed whose name does not say it all (`metrics.signatures`).
         baseline: the trivial answer's `name`, `answer`, `score`.
-        split: that is reported; the validation split chose the epoch.
+        split: that is scored.
+        chosen_on: the split that chose the epoch, or what else a score depends on; None where nothing was chosen.
+        carved: of these two, those that were taken out of another: name → where from.
         rows: of that split.
     """
     trainable = adapter_parameters + head_parameters
@@ -71,9 +77,11 @@ def result_row(
         "metric": config.task.metric,
         "score": score,
         "metrics": dict(metrics),
+        "signatures": dict(signatures),
         "baseline": dict(baseline),
         "split": split,
-        "chosen_on": config.task.splits.validation if config.trainer.keep == "best" else None,
+        "chosen_on": chosen_on,
+        "carved": dict(carved),
         "rows": rows,
         "seed": config.seed,
         "adapter_parameters": adapter_parameters,

@@ -13,7 +13,7 @@ from typing import Any
 
 from adaptrain.errors import OutputError
 from adaptrain.evaluation.metrics import METRICS, Metric
-from adaptrain.reporting.folder import BRANCHES, MANIFEST, RESULT, canonical
+from adaptrain.reporting.folder import AVERAGE, BRANCHES, MANIFEST, RESULT, canonical
 
 ENVIRONMENT = ("adaptrain", "torch", "transformers", "precision", "data")
 """What must be equal for two scores to stand in one column without a mark."""
@@ -100,17 +100,36 @@ class Table:
         columns, lines: the baseline's line comes first.
         footnotes: letter → sentence.
         notes: folders that were left out, and why.
+        signatures: how the metric of a column is computed, where its name does not say it all.
+        chosen_on: the splits that chose what a column scores, each with where it was carved from.
+        scored_on: its own split, in the same words.
     """
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     footnotes: dict[str, str]
     notes: tuple[str, ...]
+    signatures: dict[Column, str] = field(default_factory=dict)
+    chosen_on: dict[Column, tuple[str, ...]] = field(default_factory=dict)
+    scored_on: dict[Column, str] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What must be known of whole columns: how a metric is computed, and which split chose what is scored."""
+        found = [f"{column.task}, {column.details.label}: {text}" for column, text in self.signatures.items()]
+        same = [column for column, names in self.chosen_on.items() if names == (self.scored_on[column],)]
+        if same:
+            shown = "; ".join(f"{column.task}, {self.scored_on[column]}" for column in same)
+            found.append(f"the split that chose is the one that is scored: {shown}")
+        for column, names in self.chosen_on.items():
+            if column not in same:
+                found.append(f"{column.task}: chosen on {' or '.join(names)}, scored on {self.scored_on[column]}")
+        return found
 
 
 def collect(folder: Path) -> list[Row]:
     """All runs under a folder, in the order of their paths. Unreadable and unfinished ones come with the reason; of a
-    run with branches each branch is one.
+    run with branches each branch is one. Averages of adapters are none.
 
     Raises:
         OutputError: there is no such folder.
@@ -120,7 +139,8 @@ def collect(folder: Path) -> list[Row]:
         raise OutputError(f"There is no folder {folder}; name one that `adaptrain train` wrote to (outputs/)")
     places = {file.parent for name in (RESULT, MANIFEST, "task.json") for file in folder.rglob(name)}
     visible = (place for place in places if not any(part.startswith(".") for part in place.relative_to(folder).parts))
-    return [_read(place) for place in sorted(visible) if not (place / BRANCHES).is_dir()]
+    no_run = (BRANCHES, AVERAGE)  # a whole of parts that are runs; an adapter that nobody has trained
+    return [_read(place) for place in sorted(visible) if not any((place / name).exists() for name in no_run)]
 
 
 _NEEDED: dict[str, type | tuple[type, ...]] = {
@@ -176,7 +196,8 @@ def build_table(rows: Sequence[Row]) -> Table:
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(_line_key(run), []).append(run)
-    usual = {column: _usual_environment([run for run in runs if _column(run) == column]) for column in columns}
+    of = {column: [run for run in runs if _column(run) == column] for column in columns}
+    usual = {column: _usual_environment(of[column]) for column in columns}
     footnotes: dict[str, str] = {}
     lines = []
     for group in groups.values():
@@ -187,7 +208,10 @@ def build_table(rows: Sequence[Row]) -> Table:
     lines.sort(key=lambda line: (line.model, max(line.adapter, default=0), line.label))
     baseline = _baseline(runs, columns)
     lines = _with_best(([baseline] if baseline is not None else []) + lines, columns)
-    return Table(columns, tuple(lines), footnotes, notes)
+    signatures = {column: words for column in columns if (words := usual[column]["signature"]) is not None}
+    chosen = {column: names for column in columns if (names := _chosen_on(of[column]))}
+    scored = {column: _split_words(of[column][0], column.split) for column in columns}
+    return Table(columns, tuple(lines), footnotes, notes, signatures, chosen, scored)
 
 
 def _column(run: dict[str, Any]) -> Column:
@@ -262,18 +286,37 @@ def _line(
 
 
 def _usual_environment(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The environment that most runs of a column share."""
-    texts = Counter(canonical({key: run["environment"].get(key) for key in ENVIRONMENT}) for run in runs)
+    """The environment that most runs of a column share, and the signature of the metric."""
+    texts = Counter(canonical(_environment(run)) for run in runs)
     return json.loads(texts.most_common(1)[0][0])
+
+
+def _environment(run: dict[str, Any]) -> dict[str, Any]:
+    signatures = run.get("signatures")
+    signature = signatures.get(run["metric"]) if isinstance(signatures, dict) else None
+    return {key: run["environment"].get(key) for key in ENVIRONMENT} | {"signature": signature}
+
+
+def _chosen_on(runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The splits that chose what runs score. Older results do not say it."""
+    names = [(run, name) for run in runs if isinstance(name := run.get("chosen_on"), str)]
+    return tuple(dict.fromkeys(_split_words(run, name) for run, name in names))
+
+
+def _split_words(run: dict[str, Any], name: str) -> str:
+    """A split, and where its rows come from where it was carved."""
+    carved = run.get("carved")
+    words = carved.get(name) if isinstance(carved, dict) else None
+    return name if words is None else f"{name} (carved {words})"
 
 
 def _mark(run: dict[str, Any], usual: dict[str, Any], footnotes: dict[str, str]) -> str | None:
     """The letter of the footnote that says how a run's environment differs; None where it does not."""
     differences = []
-    for key in ENVIRONMENT:
-        mine = run["environment"].get(key)
+    for key, mine in _environment(run).items():
         if mine != usual[key]:
-            differences.append("other evaluation data" if key == "data" else f"{key} {mine}, not {usual[key]}")
+            told = f"{key} {mine or 'unknown'}, not {usual[key] or 'unknown'}"
+            differences.append("other evaluation data" if key == "data" else told)
     if not differences:
         return None
     text = f"has runs with {', '.join(differences)} as most of its column"

@@ -11,6 +11,8 @@ from adaptrain.errors import DataError
 
 MISSING, TYPE, EMPTY = "missing text", "text of another type", "empty text"
 NO_LABEL, LABEL = "missing label", "label outside the map"
+ANSWER, CHOICES = "answer outside the context", "choices that are no list of texts"
+COUNT = "another number of choices"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Column:
         values: one a row. Where a row is bad, it stands there as it was read, a label as None.
         bad: in order.
         marks: what a value is known by, one a row, where it is neither text nor numbers.
+        sizes: how large a value is, one a row, where that is not its tokens: pixels, seconds.
     """
 
     values: Sequence[Any]
     bad: Sequence[Bad] = ()
     marks: Sequence[str] | None = None
+    sizes: Sequence[float] | None = None
 
 
 Where = Callable[[int], str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text_pair": ("text", "mixed"),
     "label": ("class", "integer", "number", "text", "true or false", "mixed"),
     "labels": ("list of class", "list of integer", "list of text", "list of true or false", "text"),
-    "choices": ("list of text",),
+    "choices": ("list of text", "named texts"),
     "question": ("text",),
     "context": ("text",),
-    "answers": ("answers",),
+    "answers": ("answers", "list of answers"),
     "tokens": ("list of text",),
     "tags": ("list of text", "list of class", "list of integer"),
     "heads": ("list of integer", "list of text"),
@@ -72,6 +72,15 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Role → the types that its column may have."""
 
+_NAMED: dict[str, tuple[str, ...]] = {
+    "image": ("text", "bytes and path", "list of list of integer", "list of list of list of integer"),
+    "audio": ("text", "bytes and path", "samples"),
+}
+"""Role → types that its column may have too, where its name says the role."""
+
+_SPOKEN = ("text", "sentence")
+"""What a transcript's column is called besides."""
+
 _ALONE = {"text", "image", "audio"}
 """Roles that the only column of a fitting type plays, whatever its name."""
 
@@ -82,6 +91,13 @@ _PLACE = re.compile(
     re.IGNORECASE,
 )
 _PLACE_CASED = re.compile(r".*[a-z](Id|ID|Url|URL|Idx)")
+
+_MAPPINGS = {
+    "answers": {"text", "answer_start"},
+    "samples": {"array", "sampling_rate"},
+    "bytes and path": {"bytes", "path"},
+}
+"""Types of mappings → what must be in them."""
 
 FREE = ("text", "text_pair", "label", "tokens", "tags", "heads", "relations", "question", "context", "answers")
 FREE = (*FREE, "choices", "source", "target", "image", "audio")
@@ -124,25 +140,27 @@ def settle_columns(
     declared = task.columns.declared()
     columns = dict(declared)
     for role, given in declared.items():
-        for column in (given,) if isinstance(given, str) else given:
+        for column in of_role(given):
             _there(column, role, features, place)
     needed = _needed(task, features, columns)
     for role in needed:
         if role in columns:
             continue
         if role == "text":
-            columns |= _infer_texts(task, features, columns, place)
+            columns |= infer_texts(task, features, columns, place)
         elif role == "label" and task.type in ("classification", "regression"):
             columns["label"] = _infer_label(task, features, columns, place)
         else:
             kind = "labels" if role == "label" and task.type == "multilabel" else role
-            columns[role] = _infer_role(role, KINDS[kind], features, columns, place)
-    for role in ROLES[task.type].optional:
-        if role not in columns and needed and role not in ("text_pair", *needed):
+            spoken = _SPOKEN if (task.type, role) == ("speech_recognition", "target") else ()
+            columns[role] = infer_role(role, KINDS[kind], features, columns, place, spoken)
+    open_roles = ROLES[task.type].optional if any(role not in declared for role in needed) else ()
+    for role in open_roles:
+        if role not in columns and role not in ("text_pair", *needed):
             columns |= _infer_optional(role, features, columns)
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
     roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
-    used = {column for role in roles for column in role.columns}
+    used = {_root(column, features) for role in roles for column in role.columns}
     named: dict[str, Any] = {name: columns[name] for name in order}
     settled = dataclasses.replace(task, columns=ColumnsConfig(**named))
     return settled, roles, tuple(name for name in features if name not in used)
@@ -160,9 +178,9 @@ def free_roles(
         DataError: a declared column is not there.
     """
     found: dict[str, str | tuple[str, ...]] = dict(columns.declared())
-    taken = {column for given in found.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in found.values() for column in of_role(given)}
     for role, given in found.items():
-        for column in (given,) if isinstance(given, str) else given:
+        for column in of_role(given):
             _there(column, role, features, place)
     left = [name for name in features if name not in taken]
     wanted = [role for role in FREE if role not in found and role not in ("text", "text_pair", "question", "context")]
@@ -173,7 +191,7 @@ def free_roles(
         found |= {"text": pairs[0][0], "text_pair": pairs[0][1]}
         left = [name for name in left if name not in pairs[0]]
     for role in [*wanted, *(role for role in ("text", "context", "question") if role not in found)]:
-        fits = [name for name in left if kind_of(features[name]) in KINDS[role]]
+        fits = [name for name in left if kind_of(features[name]) in (*KINDS[role], *_NAMED.get(role, ()))]
         names = [word for word in NAMES[role] if word in fits]
         if names:
             found[role] = names[0]
@@ -185,7 +203,7 @@ def free_roles(
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in found]
     declared = columns.declared()
     roles = tuple(Role(name, found[name], name in declared, _kind_of_role(found[name], features)) for name in order)
-    used = {column for role in roles for column in role.columns}
+    used = {_root(column, features) for role in roles for column in role.columns}
     return roles, tuple(name for name in features if name not in used)
 
 
@@ -206,15 +224,55 @@ def kind_of(feature: Any) -> str:
         return {"bool": "true or false", "null": "empty"}.get(kind, "number" if kind.startswith("float") else kind)
     if isinstance(feature, datasets.List | datasets.LargeList):
         return f"list of {kind_of(feature.feature)}"
+    if isinstance(feature, Mapping) and (known := next((k for k, v in _MAPPINGS.items() if v <= set(feature)), None)):
+        return known
     if isinstance(feature, Mapping):
-        return "answers" if {"text", "answer_start"} <= set(feature) else f"mapping of {listed(feature)}"
+        return "named texts" if {"text", "label"} == set(feature) else f"mapping of {listed(feature)}"
     kind = type(feature).__name__.lower()
     return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
+
+
+def feature_of(column: str, features: Mapping[str, Any]) -> Any:
+    """What `datasets` says of a column; or of what a column of mappings has under a name, behind a dot
+    (`translation.en`). None where there is neither."""
+    if column in features:
+        return features[column]
+    first, dot, rest = column.partition(".")
+    if not dot or first not in features:
+        return None
+    if kind_of(features[first]) == "mixed":  # some values are mappings: the others become bad rows
+        return features[first]
+    inside = _inside(features[first])
+    return feature_of(rest, inside) if inside is not None else None
+
+
+def names_of(features: Mapping[str, Any]) -> list[str]:
+    """Columns, and what is in columns of mappings."""
+    found = []
+    for name, feature in features.items():
+        inside = _inside(feature)
+        found += [name] if inside is None else [f"{name}.{each}" for each in names_of(inside)]
+    return found
+
+
+def _inside(feature: Any) -> Mapping[str, Any] | None:
+    if isinstance(feature, datasets.Translation):
+        return {language: datasets.Value("string") for language in feature.languages}
+    return feature if isinstance(feature, Mapping) and kind_of(feature) != "answers" else None
+
+
+def _root(column: str, features: Mapping[str, Any]) -> str:
+    return column if column in features else column.partition(".")[0]
 
 
 def is_place(name: str) -> bool:
     """Whether a column numbers or places a row, by its name."""
     return _PLACE.fullmatch(name) is not None or _PLACE_CASED.fullmatch(name) is not None
+
+
+def of_role(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of a role, which has one or several."""
+    return (given,) if isinstance(given, str) else given
 
 
 def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -230,21 +288,31 @@ def _needed(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str,
     return tuple(sorted(needed, key=lambda role: role != "label")) if "text" in needed else needed
 
 
-def _infer_role(
-    role: str, kinds: Sequence[str], features: Mapping[str, Any], columns: Mapping[str, Any], place: str
+def infer_role(
+    role: str,
+    kinds: Sequence[str],
+    features: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    place: str,
+    names: Sequence[str] = (),
 ) -> str:
     """The one column that bears a usual name of a role and has a fitting type; or, of images and sound, the only one of
     that type."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     fits = [name for name in features if name not in taken and kind_of(features[name]) in kinds]
-    if role in fits:  # the role's own name
+    named = [
+        name for name in features if name not in taken and kind_of(features[name]) in (*kinds, *_NAMED.get(role, ()))
+    ]
+    if role in named:  # the role's own name
         return role
-    near = [name for name in NAMES[role] if name in fits] or (fits if role in _ALONE and len(fits) == 1 else [])
+    near = [name for name in (*NAMES[role], *names) if name in named] or (
+        fits if role in _ALONE and len(fits) == 1 else []
+    )
     if len(near) == 1:
         return near[0]
     if near:
         raise DataError(_several(near, role, place))
-    shown = listed(f"{name} ({kind_of(feature)})" for name, feature in features.items())
+    shown = listed(f"{name} ({kind_of(feature_of(name, features))})" for name in names_of(features))
     raise DataError(
         f"{place}: no column can be the {role}, which is {' or '.join(kinds)}. The columns are: {shown}. "
         f"Name one in task.columns.{role}"
@@ -253,7 +321,7 @@ def _infer_role(
 
 def _infer_optional(role: str, features: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, str]:
     """A role that need not be played, where a column bears its very name and has a fitting type."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     there = role in features and role not in taken and kind_of(features[role]) in KINDS[role]
     return {role: role} if there else {}
 
@@ -276,11 +344,11 @@ def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping
     )
 
 
-def _infer_texts(
+def infer_texts(
     task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str
 ) -> dict[str, str]:
     """The text, and the text that it is read with, where they bear names of a pair."""
-    taken = {column for given in columns.values() for column in ((given,) if isinstance(given, str) else given)}
+    taken = {column for given in columns.values() for column in of_role(given)}
     texts = [
         name
         for name in features
@@ -314,8 +382,9 @@ def _several(near: Sequence[str], role: str, place: str) -> str:
     )
 
 
-def _there(column: str, role: str, columns: Iterable[str], place: str) -> None:
-    if column not in (known := list(columns)):
+def _there(column: str, role: str, features: Mapping[str, Any], place: str) -> None:
+    if feature_of(column, features) is None:
+        known = names_of(features)
         raise DataError(
             f"{place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
             f"{listed(known)}. Name one in task.columns.{role}"
@@ -324,5 +393,5 @@ def _there(column: str, role: str, columns: Iterable[str], place: str) -> None:
 
 def _kind_of_role(column: str | tuple[str, ...], features: Mapping[str, Any]) -> str:
     if isinstance(column, str):
-        return kind_of(features[column])
-    return f"{len(column)} columns of {kind_of(features[column[0]])}"
+        return kind_of(feature_of(column, features))
+    return f"{len(column)} columns of {kind_of(feature_of(column[0], features))}"

@@ -70,6 +70,14 @@ def read_file(file: Path) -> datasets.Dataset:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     if not len(rows):
         raise DataError(f"{file} has no rows")
+    return undecoded(rows)
+
+
+def undecoded(rows: datasets.Dataset) -> datasets.Dataset:
+    """The same with images and sounds as they are stored: bytes and paths."""
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio) and feature.decode:
+            rows = rows.cast_column(name, type(feature)(decode=False))
     return rows
 
 

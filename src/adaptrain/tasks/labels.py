@@ -13,21 +13,26 @@ from adaptrain.errors import DataError, listed
 MOST = 256
 """Labels that are inferred; a map with more must be written down."""
 
+TRUTHS = ("false", "true")
+"""The label map of truth values."""
+
 _DECLARE = "Write the map down in task.labels"
 
 
 def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -> tuple[str, ...]:
     """The names of the labels in the order of their indices.
 
-    Those of a `ClassLabel`; else the values that occur, words by the alphabet, whole numbers by size. Rows without a
-    label do not count.
+    Those of a `ClassLabel`; `false` and `true` of truth values; else the values that occur, words by the alphabet,
+    whole numbers by size. Rows without a label do not count.
 
     Raises:
-        DataError: fractions, truth values, more than 256 or fewer than two labels, or two that differ in nothing but
+        DataError: fractions, more than 256 or fewer than two labels, or two that differ in nothing but
             case or blanks.
     """
     if isinstance(feature, datasets.ClassLabel):
         return tuple(str(name) for name in feature.names)
+    if isinstance(feature, datasets.Value) and feature.dtype == "bool":
+        return TRUTHS
     where = f"{place}: the label map cannot be inferred from column '{column}': "
     found: dict[Any, int] = {}
     for row, value in enumerate(values, start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptrain.tasks.encoded import Collator, Encoded
 
@@ -20,7 +20,11 @@ class Reader(ABC):
         processor: of the base model: its tokenizer, or what reads its images or sound.
         collate: makes batches.
         max_length: tokens that a row may have.
+        cached: whether what `encode` makes is kept on disk for other runs (`tasks.cache`): it must be a function of the
+            rows and of the reader's fields. Rows that are computed when asked for are not kept.
     """
+
+    cached: ClassVar[bool] = True
 
     processor: Any
     collate: Collator
@@ -28,7 +32,7 @@ class Reader(ABC):
 
     @abstractmethod
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
-        """The rows as numbers.
+        """The rows as numbers. What is made of labels is left out where the rows have none.
 
         Args:
             training: whether they are to be trained on; a task may be read otherwise to be asked about.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,9 +15,9 @@ import numpy as np
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
-from adaptrain.tasks.columns import settle_columns
+from adaptrain.tasks.columns import feature_of, names_of, settle_columns
 from adaptrain.tasks.shapes import SHAPES
-from adaptrain.tasks.sources import Source, locate
+from adaptrain.tasks.sources import Source, home_of, locate
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Rows:
         place: where the rows came from.
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
-        skipped: rows left out because their text is blank.
-        bad: rows left out, by reason; those that are `skipped` too.
+        bad: rows left out, by reason.
     """
 
     split: str
@@ -38,7 +38,6 @@ class Rows:
     place: str
     found: int
     fingerprint: str
-    skipped: int = 0
     bad: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -56,7 +55,7 @@ class Rows:
 
     @property
     def labels(self) -> Sequence[Any]:
-        """One a row; none for a task that has no labels."""
+        """One a row; none for a task that has no labels, and for rows that nobody has labelled."""
         return self.columns.get("label", ())
 
 
@@ -84,20 +83,22 @@ class Split:
         task: with every column named.
         place: source and split, for messages.
         names: what each row is called in messages; None where it has a number alone.
+        home: the folder that relative paths in the rows start from; None for where the program runs.
     """
 
     table: datasets.Dataset
     task: TaskConfig
     place: str
     names: Sequence[Any] | None = None
+    home: Path | None = None
 
     @classmethod
-    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str) -> Split:
+    def of(cls, table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None) -> Split:
         """
         Raises:
             DataError: there is no column of the names.
         """
-        split = cls(table, task, place)
+        split = cls(table, task, place, home=home)
         return split if task.columns.id is None else replace(split, names=split.values("id"))
 
     def where(self, row: int) -> str:
@@ -131,19 +132,42 @@ class Split:
     def feature(self, role: str) -> Any:
         """What `datasets` says of the column of a role; of several the first."""
         given = self.task.columns.declared()[role]
-        return self.table.features[given if isinstance(given, str) else given[0]]
+        return feature_of(given if isinstance(given, str) else given[0], self.table.features)
 
     def texts(self, role: str) -> Column:
-        """A column of texts."""
-        return check_texts(self.values(role), self.column(role), role, self.where)
+        """A column of texts; of several, their texts joined by blanks. Each of them must be one."""
+        given = self.task.columns.declared()[role]
+        if isinstance(given, str):
+            return check_texts(self.values(role), given, role, self.where)
+        parts = [check_texts(self._one(column, role), column, role, self.where) for column in given]
+        joined = [" ".join(map(str, texts)) for texts in zip(*(part.values for part in parts), strict=True)]
+        return Column(joined, first_of_each(parts))
 
     def _one(self, column: str, role: str) -> list[Any]:
-        if column not in self.table.column_names:
+        self.check(column, role)
+        if column in self.table.column_names:
+            return list(self.table[column][:])
+        first, *path = column.split(".")
+        return [_under(value, path) for value in self.table[first][:]]
+
+    def check(self, column: str, role: str) -> None:
+        """
+        Raises:
+            DataError: there is no such column.
+        """
+        if feature_of(column, self.table.features) is None:
+            known = names_of(self.table.features)
             raise DataError(
-                f"{self.place}: there is no column '{column}'{nearest(column, self.table.column_names) or '.'} The "
-                f"columns are: {listed(self.table.column_names)}. Name one in task.columns.{role}"
+                f"{self.place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
+                f"{listed(known)}. Name one in task.columns.{role}"
             )
-        return list(self.table[column][:])
+
+
+def _under(value: Any, path: Sequence[str]) -> Any:
+    """What mappings within each other have under a path of names; None where one is missing."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def load_training_rows(task: TaskConfig, data: DataConfig, seed: int, source: Source | None = None) -> Rows:
@@ -176,7 +200,7 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     table = source.read(split)
     place = f"{source.place}, split '{split}'"
     task, _, _ = settle_columns(task, table.features, place)
-    columns, bad = examine(table, task, place)
+    columns, bad = examine(table, task, place, home_of(source.place, split))
     refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].blank_lines else bad
     if refusable and bad_rows == "error":
         raise refused(refusable, len(table))
@@ -188,20 +212,22 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     kept = [row for row in range(len(table)) if row not in out]
     return Rows(
         split,
-        {role: _picked(column.values, kept) for role, column in columns.items()},
+        {role: picked(column.values, kept) for role, column in columns.items()},
         source.place,
         len(table),
-        _fingerprint([_picked(column.marks or column.values, kept) for column in columns.values()]),
-        skipped=counts.get(EMPTY, 0),
+        _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
         bad=counts,
     )
 
 
-def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict[str, Column], list[Bad]]:
+def examine(
+    table: datasets.Dataset, task: TaskConfig, place: str, home: Path | None = None
+) -> tuple[dict[str, Column], list[Bad]]:
     """Look at every row of a split.
 
     Args:
         task: with every column named.
+        home: the folder that relative paths in the rows start from.
 
     Returns:
         Role → its column; each bad row once.
@@ -209,16 +235,17 @@ def examine(table: datasets.Dataset, task: TaskConfig, place: str) -> tuple[dict
     Raises:
         DataError: a column is missing, or there is no label map.
     """
-    columns = SHAPES[task.type].examine(Split.of(table, task, place))
+    columns = SHAPES[task.type].examine(Split.of(table, task, place, home))
     return columns, first_of_each(list(columns.values()))
 
 
 def selected(rows: Rows, indices: Sequence[int]) -> Rows:
     """Some of the rows, in this order."""
-    return replace(rows, columns={role: _picked(values, indices) for role, values in rows.columns.items()})
+    return replace(rows, columns={role: picked(values, indices) for role, values in rows.columns.items()})
 
 
-def _picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+def picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    """Some values in this order; those that are computed when asked for are left to be."""
     if len(indices) == len(values) and isinstance(indices, range):
         return values
     return [values[index] for index in indices] if isinstance(values, list) else Picked(values, indices)

@@ -12,6 +12,7 @@ from adaptrain.config.task import MAPPED, ROLES
 from adaptrain.tasks.columns import Role, settle_columns
 from adaptrain.tasks.labels import infer_labels, words_of
 from adaptrain.tasks.rows import Split
+from adaptrain.tasks.shapes.choices import choice_names
 from adaptrain.tasks.sources import Source, locate
 
 
@@ -49,7 +50,8 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
     table = source.read(task.splits.train)
     place = f"{source.place}, split '{task.splits.train}'"
     task, roles, unused = settle_columns(task, table.features, place)
-    inferred = [f"{role.name} = {', '.join(role.columns)}" for role in roles if not role.declared]
+    told = (role for role in roles if not role.declared and role.column != role.name)  # its own name leaves no doubt
+    inferred = [f"{role.name} = {', '.join(role.columns)}" for role in told]
     notes = [f"columns inferred: {'; '.join(inferred)}"] if inferred else []
     if task.type in MAPPED and not task.labels:
         labels = _labels(Split.of(table, task, place), MAPPED[task.type])
@@ -62,6 +64,8 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
 def _labels(split: Split, role: str) -> tuple[str, ...]:
     """The label map of a role: of a column for each label the columns' names; of lists what is in them."""
     given = split.task.columns.declared()[role]
+    if split.task.type == "multiple_choice":
+        return choice_names(split)
     if not isinstance(given, str):
         return given
     values, feature = split.values(role), split.feature(role)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +14,11 @@ import numpy as np
 
 from adaptrain.config.schema import CarveConfig, DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
-from adaptrain.tasks.formats import quiet, read_file, split_name
+from adaptrain.tasks.arrays import ArraysSource
+from adaptrain.tasks.classes import ClassesSource, class_folders
+from adaptrain.tasks.formats import quiet, read_file, split_name, undecoded
 from adaptrain.tasks.packages import package_folder
-
-SPELLINGS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "dev", "valid", "val", "development"),
-    "test": ("test", "testing"),
-}
-"""What the field calls the three splits. Any of a line's words finds the file of another."""
+from adaptrain.tasks.splits import SPELLINGS, has_word, ordered, pick, spellings, usual
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json")
@@ -91,6 +87,8 @@ def _locate(task: TaskConfig, data: DataConfig) -> Source:
     path = Path(task.path).expanduser()
     if path.is_dir():
         return _folder(path)
+    if path.is_file() and path.suffix == ".npz":
+        return ArraysSource(path)
     if path.is_file():
         return FileSource(path, task.splits.train)
     if not _is_hub_id(task.path):
@@ -99,8 +97,13 @@ def _locate(task: TaskConfig, data: DataConfig) -> Source:
 
 
 def _folder(folder: Path) -> Source:
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    return SavedSource(folder) if saved else FolderSource(folder)
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return SavedSource(folder)
+    rows = FolderSource(folder)
+    archives = sorted(folder.glob("*.npz"))
+    if len(archives) == 1 and not rows.splits():
+        return ArraysSource(archives[0])
+    return rows if rows.splits() or not class_folders(folder) else ClassesSource(folder)
 
 
 def _is_hub_id(path: str) -> bool:
@@ -120,9 +123,14 @@ def absolute_path(path: str) -> str | None:
     return str(Path(path).expanduser().absolute())
 
 
-def usual(split: str) -> str:
-    """The split that a name means: `dev` is `validation`; another name means itself."""
-    return next((name for name, words in SPELLINGS.items() if split.lower() in words), split)
+def home_of(place: str, split: str) -> Path | None:
+    """The folder that relative paths in the rows of a split start from: that of its file; None for the hub's.
+
+    Args:
+        place: of the source.
+    """
+    found = Path(place.replace("{split}", split)).expanduser()
+    return found if found.is_dir() else found.parent if found.is_file() or "{split}" in place else None
 
 
 @dataclass(frozen=True)
@@ -144,18 +152,18 @@ class FolderSource:
         stems = dict.fromkeys(_stem(file) for file in self._files())
         found = {stem: usual(stem) for stem in stems if usual(stem) in SPELLINGS}
         for stem in stems:
-            words = [name for name in SPELLINGS if _has_word(stem, SPELLINGS[name])]
-            alone = len(words) == 1 and sum(_has_word(other, SPELLINGS[words[0]]) for other in stems) == 1
+            words = [name for name in SPELLINGS if has_word(stem, SPELLINGS[name])]
+            alone = len(words) == 1 and sum(has_word(other, SPELLINGS[words[0]]) for other in stems) == 1
             found.setdefault(stem, words[0] if alone else stem)
-        return _ordered(found.values())
+        return ordered(found.values())
 
     def read(self, split: str) -> datasets.Dataset:
         files = self._files()
-        words = _spellings(split)
+        words = spellings(split)
         for near in (
             [file for file in files if _stem(file) == split],
             [file for file in files if _stem(file).lower() in words],
-            [file for file in files if _has_word(_stem(file), words)],
+            [file for file in files if has_word(_stem(file), words)],
         ):
             if near:
                 return _read_all(self._one(near, split))
@@ -200,10 +208,10 @@ class SavedSource:
         return str(self.folder)
 
     def splits(self) -> tuple[str, ...]:
-        return _ordered(self._load())
+        return ordered(self._load())
 
     def read(self, split: str) -> datasets.Dataset:
-        return _pick(self._load(), split, f"The data set '{self.folder}'")
+        return pick(self._load(), split, f"The data set '{self.folder}'")
 
     def _load(self) -> dict[str, datasets.Dataset]:
         try:
@@ -211,7 +219,8 @@ class SavedSource:
                 found: Any = datasets.load_from_disk(str(self.folder))
         except Exception as error:  # pyarrow, JSON and datasets have each their own
             raise DataError(f"{self.folder} cannot be read as a saved data set: {error}") from error
-        return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+        made = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+        return {name: undecoded(rows) for name, rows in made.items()}
 
 
 @dataclass(frozen=True)
@@ -230,10 +239,10 @@ class PatternSource:
         shape = re.compile(re.escape(str(Path(before + "\0").expanduser())[:-1]) + "(.+)" + re.escape(after))
         files = start.glob("**/*" if "/" in after else "*") if start.is_dir() else ()
         found = [match[1] for file in sorted(files) if file.is_file() and (match := shape.fullmatch(str(file)))]
-        return _ordered(found)
+        return ordered(found)
 
     def read(self, split: str) -> datasets.Dataset:
-        for name in (split, *_spellings(split)):
+        for name in (split, *spellings(split)):
             file = Path(self.pattern.replace("{split}", name)).expanduser()
             if file.is_file():
                 return read_file(file)
@@ -266,9 +275,17 @@ class FileSource:
         )
 
 
+PARQUET = "refs/convert/parquet"
+"""The revision under which the hub keeps the rows of data sets as parquet files."""
+
+
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub, or in the local cache of it."""
+    """A data set on the hub, or in the local cache of it.
+
+    A repository that is a loading script is not run. The hub keeps the rows of such ones as parquet files under the
+    revision `refs/convert/parquet`, a folder for each subset.
+    """
 
     path: str
     subset: str | None
@@ -280,16 +297,21 @@ class HubSource:
         return "/".join(part for part in (self.path, self.subset) if part)
 
     def splits(self) -> tuple[str, ...]:
-        return _ordered(self._load())
+        return ordered(self._load())
 
     def read(self, split: str) -> datasets.Dataset:
-        return _pick(self._load(), split, f"The data set '{self.place}'")
+        return pick(self._load(), split, f"The data set '{self.place}'")
 
     def _load(self) -> dict[str, datasets.Dataset]:
         try:
             return _from_hub(self.path, self.subset, self.revision)
         except Exception as error:  # whatever the network, the hub or a builder raises: all mean "cannot be had"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if "scripts are no longer supported" in reason:
+                raise DataError(
+                    f"The data set '{self.place}' is a loading script, which is not run ({reason}). Set "
+                    f"task.revision={PARQUET}: the hub keeps most of these as files there"
+                ) from None
             raise DataError(
                 f"The data set '{self.place}' cannot be had from the hub ({reason}). "
                 f"Without the hub: data.mirror=FOLDER (a folder of {self.task}/<split>.jsonl), "
@@ -300,8 +322,11 @@ class HubSource:
 @lru_cache(maxsize=4)
 def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
     with quiet():
-        found: Any = datasets.load_dataset(path, subset, revision=revision)
-        return {str(name): rows for name, rows in found.items()}
+        if revision == PARQUET and subset is not None:
+            found: Any = datasets.load_dataset(path, data_dir=subset, revision=revision)
+        else:
+            found = datasets.load_dataset(path, subset, revision=revision)
+        return {str(name): undecoded(rows) for name, rows in found.items()}
 
 
 @dataclass(frozen=True)
@@ -320,7 +345,7 @@ class CarvedSource:
         return self.inner.place
 
     def splits(self) -> tuple[str, ...]:
-        return _ordered([*self.inner.splits(), self.carve.to])
+        return ordered([*self.inner.splits(), self.carve.to])
 
     def read(self, split: str) -> datasets.Dataset:
         taken, given = usual(split) == usual(self.carve.to), usual(split) == usual(self.carve.of)
@@ -350,44 +375,11 @@ def _read_all(files: Sequence[Path]) -> datasets.Dataset:
         raise DataError(f"{files[0]} and the files after it do not fit together: {error}") from None
 
 
-def _pick(splits: dict[str, datasets.Dataset], split: str, what: str) -> datasets.Dataset:
-    for name in (split, *_spellings(split)):
-        if name in splits:
-            if not len(splits[name]):
-                raise DataError(f"The split '{name}' of {what[0].lower()}{what[1:]} is empty")
-            return splits[name]
-    raise DataError(
-        f"{what} has no split '{split}'{nearest(split, splits) or '.'} "
-        f"Its splits are: {listed(splits)}; name one in task.splits"
-    )
-
-
-def _spellings(split: str) -> tuple[str, ...]:
-    return SPELLINGS.get(usual(split), (split,))
-
-
 def _stem(file: Path) -> str:
     """A data file's name without endings and number."""
     stem = (split_name(file.name) or (file.name,))[0]
     shard = _SHARD.fullmatch(stem)
     return stem if shard is None else shard[1]
-
-
-def names_split(name: str) -> bool:
-    """Whether one of the usual three is a word of a split's name: of `validation_matched`, not of `labels`."""
-    return any(_has_word(name, words) for words in SPELLINGS.values())
-
-
-def _has_word(stem: str, words: Iterable[str]) -> bool:
-    return not {*re.split(r"[^a-z0-9]+", stem.lower())}.isdisjoint(words)
-
-
-def _ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Without repetition, training first."""
-    order = list(SPELLINGS)
-    return tuple(
-        sorted(dict.fromkeys(names), key=lambda name: order.index(usual(name)) if usual(name) in order else len(order))
-    )
 
 
 def _names(folder: Path) -> list[str]:

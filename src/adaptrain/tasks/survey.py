@@ -12,15 +12,18 @@ import datasets
 import numpy as np
 
 from adaptrain.config.schema import TaskConfig
-from adaptrain.config.task import MAPPED
-from adaptrain.tasks.bad_rows import EMPTY, LABEL, NO_LABEL, Bad, check_texts, first_of_each
+from adaptrain.config.task import MAPPED, SAID
+from adaptrain.tasks.bad_rows import ANSWER, CHOICES, EMPTY, LABEL, NO_LABEL, Bad, check_texts, first_of_each
 from adaptrain.tasks.bad_rows import Column as Checked
+from adaptrain.tasks.choosing import choice_texts
 from adaptrain.tasks.columns import Role
 from adaptrain.tasks.rows import examine
 from adaptrain.tasks.shapes import SHAPES
+from adaptrain.tasks.shapes.answers import as_answers, wrong_answers
+from adaptrain.tasks.shapes.choices import texts_of_choices
 from adaptrain.tasks.sources import Source
 
-ANSWER, TAGS, CHOICES = "answer outside the context", "not a tag for each token", "choices that are no list of texts"
+TAGS = "not a tag for each token"
 
 Measure = Callable[[list[str], list[str] | None], Sequence[int]]
 """Texts, and the texts that they are read with, to lengths."""
@@ -216,6 +219,9 @@ def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
     if mapped is not None:
         balance = Counter(dict.fromkeys(task.labels, 0))
         balance.update(_named(columns[mapped].values, task))
+    elif task.type == "question_answering":
+        found = [value for value in columns["answers"].values if value is not None]
+        balance = Counter("an answer" if value["text"] else "no answer" for value in found)
     elif task.type == "regression":
         numbers = [float(label) for label in values["label"] if label is not None]
     first, second = _lengths_of(columns)
@@ -229,10 +235,6 @@ def _of_task(table: datasets.Dataset, task: TaskConfig, place: str) -> Looked:
         bad,
         bool(said),
     )
-
-
-SAID = ("label", "answers", "tags", "heads", "relations", "target")
-"""Roles of what a model should say; the others are what it reads."""
 
 
 def _named(values: Sequence[Any], task: TaskConfig) -> list[str]:
@@ -250,10 +252,20 @@ def _named(values: Sequence[Any], task: TaskConfig) -> list[str]:
 
 def _lengths_of(columns: Mapping[str, Checked]) -> tuple[list[str] | None, list[str] | None]:
     """What lengths are measured of: the texts that are read first, and those that are read with them."""
+    if "choices" in columns:
+        return _longest_choices(columns)
     order = [role for role in ("text", "context", "tokens", "source") if role in columns][:1]
     order += [role for role in ("text_pair", "question") if role in columns and role not in order][:1]
     found = [[_joined(value) for value in columns[role].values] for role in order]
     return (found[0] if found else None), (found[1] if len(found) > 1 else None)
+
+
+def _longest_choices(columns: Mapping[str, Checked]) -> tuple[list[str], list[str] | None]:
+    """Of each row the texts of its longest choice."""
+    longest = [[max(value, key=len)] if value else [""] for value in columns["choices"].values]
+    read = {role: column.values for role, column in columns.items()} | {"choices": longest}
+    first, *second = choice_texts(read)
+    return first, second[0] if second else None
 
 
 def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Looked:
@@ -319,7 +331,8 @@ def _tokens(values: Mapping[str, list[Any]], named: Mapping[str, str], place: st
 def _choices(values: Mapping[str, list[Any]], named: Mapping[str, str], place: str) -> list[Bad]:
     bad = []
     for row, choices in enumerate(values.get("choices", ()), start=1):
-        if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        texts = texts_of_choices(choices)
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             bad.append(
                 Bad(row, CHOICES, f"{place}, row {row}: the choices in '{named['choices']}' are {choices!r:.60}")
             )
@@ -331,13 +344,10 @@ def _answers(values: Mapping[str, list[Any]], named: Mapping[str, str], place: s
     if "context" not in values:
         return bad
     for row, (answers, context) in enumerate(zip(values.get("answers", ()), values["context"], strict=False), start=1):
-        if answers is None or not isinstance(context, str):
-            continue
-        for text, start in zip(answers["text"], answers["answer_start"], strict=False):
-            if context[start : start + len(text)] != text:
-                told = f"the answer {text!r:.60} does not stand at {start} of the context"
-                bad.append(Bad(row, ANSWER, f"{place}, row {row}: {told} (column '{named['answers']}')"))
-                break
+        found = as_answers(answers)
+        if found is not None and isinstance(context, str) and (wrong := wrong_answers(found, context)):
+            told = f"the answers in column '{named['answers']}' have {wrong}"
+            bad.append(Bad(row, ANSWER, f"{place}, row {row}: {told}"))
     return bad
 
 
@@ -347,7 +357,7 @@ def _labels(values: Mapping[str, list[Any]], named: Mapping[str, str], place: st
         if label is None or label == "":
             bad.append(Bad(row, NO_LABEL, f"{place}, row {row}: the label in column '{named['label']}' is missing"))
         elif "choices" in values and isinstance(label, int):
-            count = len(values["choices"][row - 1] or ())
+            count = len(texts_of_choices(values["choices"][row - 1]) or ())
             if not 0 <= label < count:
                 bad.append(Bad(row, LABEL, f"{place}, row {row}: the label {label} is none of the {count} choices"))
     return bad

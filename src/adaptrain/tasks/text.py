@@ -32,12 +32,14 @@ def prepare_tokenizer(tokenizer: Any) -> None:
 
 @dataclass(frozen=True)
 class TextReader(Reader):
-    """Rows of one text, or of two that are read together, with one label each."""
+    """Rows of one text, or of two that are read together, with one label each, or none."""
 
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
         texts = (rows.texts,) if rows.pairs is None else (rows.texts, rows.pairs)
         keys = [name for name in self.collate.keys if name != "labels"]
         encoded = tokenised(self.processor, texts, keys, self.max_length)
+        if "label" not in rows.columns:
+            return encoded
         return replace(encoded, features={**encoded.features, "labels": np.asarray(rows.labels)})
 
 
@@ -86,11 +88,7 @@ def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = Fa
     Raises:
         ConfigError: not even the special tokens would fit.
     """
-    config: Any = model.config
-    limits = [wanted, tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _positions_before_the_first(model))
+    limits = [wanted, tokenizer.model_max_length, positions_of(model) or wanted]
     longest = int(min(limits))
     added = tokenizer.num_special_tokens_to_add(pair)
     if longest <= added + pair:
@@ -99,6 +97,15 @@ def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = Fa
             f"{'pair' if pair else 'text'}"
         )
     return longest
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """Tokens that a model can tell apart by their place; None where there is no bound, or the config names none."""
+    config: Any = model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions - _positions_before_the_first(model)
 
 
 def _positions_before_the_first(model: nn.Module) -> int:

@@ -18,11 +18,19 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from adaptrain.auto import AutoAdapterModel, OwnHead
 from adaptrain.config.schema import ModelConfig
-from adaptrain.errors import AdaptrainError, ModelError, listed
+from adaptrain.errors import AdaptrainError, ModelError, UnsupportedError, listed
+from adaptrain.tasks.media import need
 from adaptrain.tasks.packages import package_folder
 from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.quantisation import check_library, check_quantised, loading_options, quiet_libraries
@@ -149,16 +157,54 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
+@dataclass(frozen=True)
+class SpeechProcessor:
+    """What makes numbers of recordings, and of what was said in them."""
+
+    feature_extractor: Any
+    tokenizer: Any
+
+
 def load_processor(base: BaseModel, reads: str) -> Any:
-    """What makes numbers of what a task reads, as the base model was pre-trained with it: the tokenizer.
+    """What makes numbers of what a task reads, as the base model was pre-trained with it: of texts the tokenizer, of
+    images the image processor that computes with Pillow and numpy, of sound a `SpeechProcessor`.
 
     Args:
         reads: as in `Shape.reads`.
 
     Raises:
+        ConfigError: a package is not installed.
         ModelError: there is none, or it cannot be read.
+        UnsupportedError: the base model reads something else.
     """
-    return load_tokenizer(base)
+    found = _reads(base)
+    if found not in (None, reads):
+        kind = read_config(base.config).model_type
+        raise UnsupportedError(
+            f"The base model {base.config.name} (a {kind}) reads {found}, and the task's rows are {reads}; choose a "
+            f"base model that reads {reads}"
+        )
+    if reads == "texts":
+        return load_tokenizer(base)
+    given: dict[str, Any] = {"revision": base.revision, "trust_remote_code": base.remote_code}
+    told = f"in {base.location}: preprocessor_config.json is due, which save_pretrained of it writes"
+    if reads == "images":
+        need("PIL", "vision", "A base model that reads images")
+        with _told(base.config.name, f"has no usable image processor {told}"), quiet():
+            return AutoImageProcessor.from_pretrained(base.location, backend="pil", **given)
+    need("soundfile", "speech", "A base model that reads sound")
+    with _told(base.config.name, f"has no usable feature extractor {told}"), quiet():
+        extractor = AutoFeatureExtractor.from_pretrained(base.location, **given)
+    return SpeechProcessor(extractor, load_tokenizer(base))
+
+
+def _reads(base: BaseModel) -> str | None:
+    """What the base model reads; None where its class is not transformers' own."""
+    config = read_config(base.config)
+    kind: Any = MODEL_MAPPING.get(type(config), None)  # pyright: ignore[reportArgumentType]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    sound = dict.fromkeys(("input_values", "input_features"), "sound")
+    return None if kind is None else {"pixel_values": "images", **sound}.get(kind.main_input_name, "texts")
 
 
 def load_model(

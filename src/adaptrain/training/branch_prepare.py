@@ -13,6 +13,7 @@ from adaptrain.errors import CompositionError, ConfigError, UnsupportedError, li
 from adaptrain.evaluation.baseline import trivial_baseline
 from adaptrain.evaluation.metrics import check_metrics
 from adaptrain.methods import MTLLoRAConfig, config_from_dict
+from adaptrain.tasks.cache import usual_cache
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.training.base_model import find_base, load_model, load_processor
 from adaptrain.training.members import Source, assemble, source_notes
@@ -99,11 +100,11 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
         model.gradient_checkpointing_enable()
     model.to(hardware.device)
 
-    runs = {}
+    runs, cache = {}, usual_cache()
     for name, branch in own.items():
         task = branch.task
         reader = SHAPES[task.type].reader(processor, model.base_model, task, branch.data)
-        splits = encode(reader, rows[name])
+        splits = encode(reader, rows[name], cache)
         reported = "test" if "test" in splits else "validation"
         metrics = (task.metric, *task.extra_metrics)
         runs[name] = Prepared(
@@ -115,12 +116,13 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
             splits=splits,
             reported=reported,
             baseline=trivial_baseline(task, reader, splits["train"], splits[reported], metrics),
-            notes=tuple(note for read in splits.values() for note in notes_of(read, reader.max_length)),
+            notes=tuple(note for read in splits.values() for note in notes_of(read, reader.max_length, task.splits)),
             sources=tuple(found[member] for member in names(paths[name]) if member in found),
         )
     sources = tuple(found.values())
     notes += source_notes(sources, base.fingerprint)
     notes += tuple(f"{name}: {note}" for name, run in runs.items() for note in run.notes)
+    notes += tuple(cache.notes)
     return PreparedBranches(config, hardware, tree, block, model, runs, sources, notes)
 
 

@@ -133,7 +133,8 @@ def train_composition(model: Any, config: RunConfig) -> None:
         model.train_adapter(tree)
     for name, member in members_of(config).items():
         model.get_adapter(name).requires_grad_(member.trains)
-    model.active_head = head  # one for all rows, whatever the last adapter is called
+    named = any(each.name == head for each in model.heads.values())  # else the checkpoint's own head is used
+    model.active_head = head if named else None  # one for all rows, whatever the last adapter is called
     for each in model.heads.values():
         each.requires_grad_(True)
 

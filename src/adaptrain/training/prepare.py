@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaptrain.config.schema import RunConfig
+import numpy as np
+
+from adaptrain.config.schema import CarveConfig, RunConfig, SplitsConfig
 from adaptrain.evaluation.baseline import Baseline, trivial_baseline
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.methods import MethodConfig
 from adaptrain.sites.below import Below
 from adaptrain.tasks.bad_rows import in_words
+from adaptrain.tasks.cache import TokenCache, usual_cache
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
 from adaptrain.tasks.shapes import SHAPES, Shape
-from adaptrain.tasks.sources import locate
+from adaptrain.tasks.sources import locate, usual
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_processor, read_config
 from adaptrain.training.drop import check_drop
 from adaptrain.training.frozen import Begin, Kept, bytes_kept, from_the_words, keep, layers_below
@@ -93,12 +96,22 @@ class Prepared:
             adapter = trainable - sum(parameter.numel() for parameter in self.model.heads.parameters())
         return adapter, trainable - adapter, self.model.base_model.num_parameters()
 
+    def carved(self) -> dict[str, str]:
+        """The splits that were taken out of another: name → where from."""
+        carve, found = self.config.task.splits.carve, {}
+        for read in self.splits.values():
+            if words := carved_words(read.rows, carve):
+                found[read.rows.split] = words
+        return found
+
     def describe_data(self) -> list[dict[str, Any]]:
         """One mapping a split, for the manifest."""
+        carved = self.carved()
         return [
             {
                 "role": role,
                 "split": read.rows.split,
+                "carved": carved.get(read.rows.split),
                 "place": read.rows.place,
                 "fingerprint": read.rows.fingerprint,
                 "rows": len(read.rows),
@@ -133,8 +146,8 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     rows = load_splits(config)
 
     base = find_base(config.model)
-    processor = load_processor(base, shape.reads)
     own_head = shape.own_head(read_config(config.model))
+    processor = load_processor(base, shape.reads)
     model, base = load_model(base, hardware.precision.base, hardware.device, config.architecture, own_head)
     seed_everything(config.seed)
     sources = () if config.plain else assemble(model, config)
@@ -152,11 +165,16 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     model.to(hardware.device)
 
     reader = shape.reader(processor, model.base_model, task, config.data)
-    splits = encode(reader, rows)
+    cache = usual_cache()
+    splits = encode(reader, rows, cache)
     reported = "test" if "test" in splits else "validation"
     metrics = (task.metric, *task.extra_metrics)
     baseline = trivial_baseline(task, reader, splits["train"], splits[reported], metrics)
-    notes = (*said, *(note for read in splits.values() for note in notes_of(read, reader.max_length)))
+    notes = (
+        *said,
+        *(note for read in splits.values() for note in notes_of(read, reader.max_length, task.splits)),
+        *cache.notes,
+    )
     notes = notes if head_note is None else (head_note, *notes)
     notes += source_notes(sources, base.fingerprint)
     below = None
@@ -186,15 +204,30 @@ def load_splits(config: RunConfig) -> dict[str, Rows]:
     return rows
 
 
-def encode(reader: Reader, rows: Mapping[str, Rows]) -> dict[str, Read]:
+def encode(reader: Reader, rows: Mapping[str, Rows], cache: TokenCache) -> dict[str, Read]:
     """The same as numbers, by role."""
-    return {role: Read(each, reader.encode(each, training=role == "train")) for role, each in rows.items()}
+    return {role: Read(each, cache.encode(reader, each, training=role == "train")) for role, each in rows.items()}
 
 
-def notes_of(read: Read, max_length: int) -> list[str]:
+def carved_words(rows: Rows, carve: CarveConfig | None) -> str | None:
+    """Where the rows of a split were taken from, if from another split: `from train, 1,000 rows, seed 0`."""
+    if carve is None or usual(rows.split) != usual(carve.to):
+        return None
+    return f"from {carve.of}, {rows.found:,} rows, seed {carve.seed}"
+
+
+def notes_of(read: Read, max_length: int, splits: SplitsConfig) -> list[str]:
     """What a person should know of a split."""
     rows, cut = read.rows, read.encoded.truncated
-    notes = [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {max_length} tokens"] if cut else []
+    words = carved_words(rows, splits.carve)
+    notes = [] if words is None else [f"split '{rows.split}' is carved {words}"]
+    notes += [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {max_length} tokens"] if cut else []
+    several = 0 if read.encoded.origin is None else int((np.bincount(read.encoded.origin) > 1).sum())
+    if several:
+        notes.append(
+            f"split '{rows.split}': {several} of {len(rows)} rows are read in several windows of at most {max_length} "
+            f"tokens, {len(read.encoded)} windows in all"
+        )
     if rows.bad:
         notes.append(
             f"split '{rows.split}': {sum(rows.bad.values())} of {rows.found} rows were left out: {in_words(rows.bad)}"

@@ -206,17 +206,21 @@ def result_of(run: Prepared, state: TrainState, predictions: Predictions, name: 
     config, metric = run.config, run.config.task.metric
     scores, split, best = predictions.scores(), run.splits[run.reported].rows, state.best_evaluation
     adapter, head, base = run.parameter_counts()
+    chosen = config.trainer.keep == "best" or run.settings
     return result_row(
         config,
         run=name,
         score=scores[metric],
         metrics=scores,
+        signatures=predictions.signatures(),
         baseline={
             "name": run.baseline.name,
             "answer": run.baseline.answer,
             "score": run.baseline.metrics[metric],
         },
         split=split.split,
+        chosen_on=run.splits["validation"].rows.split if chosen else None,
+        carved={name: words for name, words in run.carved().items() if name != config.task.splits.train},
         rows=len(split),
         adapter_parameters=adapter,
         head_parameters=head,
@@ -260,8 +264,10 @@ def write_run(
     )
     metrics = {
         "split": row["split"],
+        "chosen_on": row["chosen_on"],
         "metric": row["metric"],
         "metrics": row["metrics"],
+        "signatures": row["signatures"],
         "baseline": dataclasses.asdict(run.baseline),
         "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,15 +53,25 @@ class Trivial:
         name: of the way: `majority class`.
         answer: what it says of every row, or how it makes its answers.
         predictions: one a row, as the metrics take them.
+        scores: the same as `Shape.label_scores`.
     """
 
     name: str
     answer: str | float
     predictions: Sequence[Any] | np.ndarray
+    scores: np.ndarray | None = None
 
 
 class Shape(ABC):
     """A shape that a task can have: its columns, its head, what a model answers and what that means.
+
+    A model is also asked about rows that nobody has labelled (`adaptrain predict`). Columns of the roles in
+    `config.task.SAID` are then not there, and a shape gets along without them:
+
+    - `examine` looks at such a role only where `split.has(role)`, and checks it against what is read only then;
+    - its reader's `encode` leaves out the features that are made of a role which `rows.columns` does not have, and
+      `weights` with them; a collator leaves out names that rows do not have;
+    - `answers` and `said` need no label; `references`, `written`, `calibrate` and `trivial` may.
 
     Attributes:
         type: the word for it in `task.type`.
@@ -87,7 +97,8 @@ class Shape(ABC):
 
     @abstractmethod
     def examine(self, split: Split) -> dict[str, Column]:
-        """Role → its column, checked. What is bad is said of the column that is wrong.
+        """Role → its column, checked. What is bad is said of the column that is wrong. Of what a model should say only
+        what is there (`split.has`).
 
         Raises:
             DataError: a column is missing, or there is no label map.
@@ -133,6 +144,11 @@ class Shape(ABC):
     def predictions(self, said: Answered) -> Sequence[Any] | np.ndarray:
         """One prediction a row, as the metrics take them."""
 
+    def label_scores(self, said: Answered) -> np.ndarray | None:
+        """How much speaks for each label, (rows, labels), for metrics of ranked labels; None where labels have no
+        ranks."""
+        return None
+
     @abstractmethod
     def references(self, task: TaskConfig, read: Read) -> Sequence[Any] | np.ndarray:
         """What is right, one a row, as the metrics take it."""
@@ -140,6 +156,17 @@ class Shape(ABC):
     @abstractmethod
     def written(self, said: Answered) -> Iterator[dict[str, Any]]:
         """The rows of a predictions file."""
+
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """What the model says of each row, without labels: the prediction, and how sure it is where that is known."""
+        for prediction in self.predictions(answered):
+            value = plain(prediction)
+            if not isinstance(value, dict):
+                yield {"prediction": value}
+            elif "text" in value:
+                yield {"prediction": value["text"]} | {key: each for key, each in value.items() if key != "text"}
+            else:
+                yield value
 
     def calibrate(self, said: Answered) -> dict[str, float]:
         """What is chosen on the split that chooses, to be used on the one that is scored."""
@@ -153,10 +180,22 @@ class Shape(ABC):
 SHAPES: dict[str, Shape] = {}
 
 
-def register_shape(shape: type[Shape]) -> type[Shape]:
+_Shape = TypeVar("_Shape", bound=Shape)
+
+
+def register_shape(shape: type[_Shape]) -> type[_Shape]:
     """Make a shape known under its word."""
     SHAPES[shape.type] = shape()
     return shape
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numbers of NumPy and torch become Python's, arrays lists."""
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def only_layers(head: HeadConfig, what: str) -> None:

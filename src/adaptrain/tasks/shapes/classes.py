@@ -15,7 +15,7 @@ from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import Column, check_each, label_reason
-from adaptrain.tasks.labels import words_of
+from adaptrain.tasks.labels import TRUTHS, words_of
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, register_shape
 from adaptrain.tasks.text import text_reader
@@ -65,7 +65,7 @@ class Labelled(Shape):
         columns = {"text": split.texts("text")}
         if split.has("text_pair"):
             columns["text_pair"] = split.texts("text_pair")
-        return columns | {"label": self.labels(split)}
+        return columns | {"label": self.labels(split)} if split.has("label") else columns
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_classification_head(
@@ -113,6 +113,15 @@ class Classification(Labelled):
 
     def word(self, value: Any, task: TaskConfig) -> Any:
         return task.labels[int(value)]
+
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """With the softmax of the logits: not calibrated, a model may be surer than it is right."""
+        logits = answered.logits.astype(np.float64)
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        for row in odds / odds.sum(-1, keepdims=True):
+            best = int(row.argmax())
+            named = dict(zip(answered.task.labels, row.tolist(), strict=True))
+            yield {"prediction": answered.task.labels[best], "probability": float(row[best]), "probabilities": named}
 
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         answer = trivial.majority(train.rows.labels)
@@ -196,6 +205,13 @@ class MultiLabel(Labelled):
     def word(self, value: Any, task: TaskConfig) -> list[str]:
         return [name for name, there in zip(task.labels, value, strict=True) if there]
 
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        """With the logistic function of each logit."""
+        logits = answered.logits.astype(np.float64)
+        for truths, row in zip(self.predictions(answered), np.exp(-np.logaddexp(0, -logits)), strict=True):
+            named = dict(zip(answered.task.labels, row.tolist(), strict=True))
+            yield {"prediction": self.word(truths, answered.task), "probabilities": named}
+
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         answer = trivial.majority_labels(train.rows.labels)
         name = "commonest labels"
@@ -264,6 +280,8 @@ def class_index(value: Any, names: Sequence[str] | None, task: TaskConfig, place
     numeric = all(_integer(name) is not None for name in task.labels)
     if names is not None and set(names) == set(known) and not numeric and _is_index(value, len(names)):
         value = names[value]
+    if isinstance(value, bool) and tuple(name.casefold() for name in task.labels) == TRUTHS:
+        return int(value)
     name = str(int(value)) if numeric and _integer(value) is not None else value
     index = known.get(name) if isinstance(name, str) else None
     if index is None and not numeric and not isinstance(value, bool):

@@ -73,6 +73,9 @@ class MaskedLM(Shape):
         for count, (loss, right) in zip(self.references(said.task, said.read), said.answers, strict=True):
             yield {"masked": int(count), "loss": float(loss) / int(count), "right": int(right)}
 
+    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
+        return self.written(answered)  # the labels are words of the text
+
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         """How often each token stands in the training texts, on the very words that a model is scored on."""
         assert isinstance(reader, MaskedReader)
