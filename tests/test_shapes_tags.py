@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, 
 from adaptrain import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import DataError
+from adaptrain.evaluation.asked import predict_rows
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.tasks.reading import Read
@@ -385,6 +386,9 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, mirror: P
     assert again.reproduced and again.metrics == pytest.approx(row["metrics"])
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     rows = load_rows(TASK, "test", FolderSource(mirror / "spans"))
+    told = predict_rows(result.folder, [{"tokens": words} for words in (rows.columns["tokens"][0], ["day", " "])])
+    assert told.bad == 1 and "token 2 in column 'tokens' is empty" in told.rows[1]["error"]
+    assert told.rows[0]["prediction"] == lines[0]["prediction"]
     assert [len(line["prediction"]) for line in lines] == [len(words) for words in rows.columns["tokens"]]
     tags = [pair for line in lines for pair in zip(line["label"], line["prediction"], strict=True)]
     assert np.mean([a == b for a, b in tags]) == pytest.approx(row["metrics"]["tag_accuracy"])

@@ -95,7 +95,8 @@ class Tagging(Shape):
     def examine(self, split: Split) -> dict[str, Column]:
         need_labels(split)
         tokens = check_tokens(split.values("tokens"), split.column("tokens"), split.where)
-        return {"tokens": tokens, "tags": word_classes(split, "tags", tokens)}
+        found = {"tokens": tokens}
+        return found | {"tags": word_classes(split, "tags", tokens)} if split.has("tags") else found
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         model.add_tagging_head(
