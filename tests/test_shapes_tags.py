@@ -21,6 +21,7 @@ from adaptrain.errors import DataError
 from adaptrain.evaluation.asked import predict_rows
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.run import evaluate_folder
+from adaptrain.tasks.cache import digest
 from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import Rows, load_rows
 from adaptrain.tasks.settle import settle_task
@@ -221,6 +222,13 @@ def test_a_long_sentence_is_read_in_windows_and_a_long_word_is_cut(base: Path, m
     assert max(encoded.lengths) == 8 and encoded.weights == [1, 2, 1, 3, 1]
     labels = [value for row in range(1, 5) for value in encoded.features["labels"][row] if value >= 0]
     assert labels == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_what_is_read_has_a_name_by_its_content(base: Path, model: Any) -> None:
+    """So that the cells of a sweep share it."""
+    rows = rows_of([["the", "day"]], [[0, 1]])
+    names = {digest(reader_of(base, model, stride=stride), rows, True) for stride in (4, 4, 5)}
+    assert len(names) == 2
 
 
 # ---- answers and the loss
