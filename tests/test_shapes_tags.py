@@ -18,8 +18,10 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, 
 from adaptrain import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import DataError
+from adaptrain.evaluation.asked import predict_rows
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.run import evaluate_folder
+from adaptrain.tasks.cache import digest
 from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import Rows, load_rows
 from adaptrain.tasks.settle import settle_task
@@ -222,6 +224,13 @@ def test_a_long_sentence_is_read_in_windows_and_a_long_word_is_cut(base: Path, m
     assert labels == [0, 1, 2, 3, 4, 0, 1]
 
 
+def test_what_is_read_has_a_name_by_its_content(base: Path, model: Any) -> None:
+    """So that the cells of a sweep share it."""
+    rows = rows_of([["the", "day"]], [[0, 1]])
+    names = {digest(reader_of(base, model, stride=stride), rows, True) for stride in (4, 4, 5)}
+    assert len(names) == 2
+
+
 # ---- answers and the loss
 
 
@@ -385,6 +394,10 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, mirror: P
     assert again.reproduced and again.metrics == pytest.approx(row["metrics"])
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     rows = load_rows(TASK, "test", FolderSource(mirror / "spans"))
+    asked = [{"tokens": words} for words in (rows.columns["tokens"][0], ["day", " "])]
+    told = predict_rows(result.folder, asked, skip_bad=True)
+    assert told.bad == 1 and "token 2 in column 'tokens' is empty" in told.rows[1]["error"]
+    assert told.rows[0]["prediction"] == lines[0]["prediction"]
     assert [len(line["prediction"]) for line in lines] == [len(words) for words in rows.columns["tokens"]]
     tags = [pair for line in lines for pair in zip(line["label"], line["prediction"], strict=True)]
     assert np.mean([a == b for a, b in tags]) == pytest.approx(row["metrics"]["tag_accuracy"])

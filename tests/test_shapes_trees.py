@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from adaptrain import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, SplitsConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError
+from adaptrain.evaluation.asked import predict_rows
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.run import evaluate_folder
 from adaptrain.tasks.reading import Read
@@ -294,5 +295,9 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, mirror: P
     again = evaluate_folder(result.folder)
     assert again.reproduced and again.metrics == pytest.approx(row["metrics"])
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
+    asked = [{"tokens": words} for words in (columns["tokens"][0], ["day", " "])]
+    told = predict_rows(result.folder, asked, skip_bad=True)
+    assert told.bad == 1 and "token 2 in column 'tokens' is empty" in told.rows[1]["error"]
+    assert {key: told.rows[0][key] for key in ("heads", "relations")} == lines[0]["prediction"]
     right = [a == b for line in lines for a, b in zip(line["label"]["heads"], line["prediction"]["heads"], strict=True)]
     assert np.mean(right) == pytest.approx(row["metrics"]["uas"])

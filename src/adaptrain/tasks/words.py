@@ -28,14 +28,14 @@ class Words:
     RoBERTa, LLaMA 3) keep a blank in the piece behind it: of these a word that follows another is read with one.
 
     Attributes:
-        backend: of the fast tokenizer.
+        tokenizer: a fast one.
         blank: what stands before a word that follows another.
         unknown: the id that stands for a word of which the tokenizer makes nothing, such as a control character.
         before, after: what the tokenizer puts around a text: name → numbers; names are `input_ids`, `token_type_ids`.
         within: the type of a word.
     """
 
-    backend: Any
+    tokenizer: Any
     blank: str
     unknown: int
     before: Mapping[str, Ids]
@@ -58,7 +58,7 @@ class Words:
         known = (tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         unknown = next(int(each) for each in known if each is not None)
         within = alone.type_ids[first] if own else 0
-        return Words(backend, "" if apart == together else " ", unknown, sides[0], sides[1], within)
+        return Words(tokenizer, "" if apart == together else " ", unknown, sides[0], sides[1], within)
 
     @property
     def added(self) -> int:
@@ -72,7 +72,8 @@ class Words:
                 [f"{self.blank if place else ''}{word}" for place, word in enumerate(sentence)]
                 for sentence in sentences[start : start + _CHUNK]
             ]
-            made = _whole(self.backend).encode_batch(chunk, is_pretokenized=True, add_special_tokens=False)
+            backend = _whole(self.tokenizer.backend_tokenizer)
+            made = backend.encode_batch(chunk, is_pretokenized=True, add_special_tokens=False)
             for words, encoding in zip(chunk, made, strict=True):
                 found: list[Ids] = [[] for _ in words]
                 for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):

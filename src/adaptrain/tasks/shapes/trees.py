@@ -92,13 +92,12 @@ class DependencyParsing(Shape):
     def examine(self, split: Split) -> dict[str, Column]:
         need_labels(split)
         tokens = check_tokens(split.values("tokens"), split.column("tokens"), split.where)
-        if not split.has("heads"):  # to be asked about
-            return {"tokens": tokens}
-        return {
-            "tokens": tokens,
-            "heads": word_heads(split, tokens),
-            "relations": word_classes(split, "relations", tokens),
-        }
+        found = {"tokens": tokens}
+        if split.has("heads"):
+            found["heads"] = word_heads(split, tokens)
+        if split.has("relations"):
+            found["relations"] = word_classes(split, "relations", tokens)
+        return found
 
     def put_head(self, model: Any, task: TaskConfig, head: HeadConfig) -> str | None:
         if head.layers is not None:
