@@ -72,6 +72,7 @@ def writer(kind: str) -> hf.PreTrainedModel:
             "num_heads": 4,
             "initializer_factor": 3.0,
         }
+        sizes["decoder_start_token_id"] = 0
         model = hf.T5ForConditionalGeneration(hf.T5Config(**sizes, **ids))
     elif kind == "bart":
         model = hf.BartForConditionalGeneration(hf.BartConfig(**both, bos_token_id=3, decoder_start_token_id=1))
