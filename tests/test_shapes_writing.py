@@ -217,6 +217,30 @@ def test_the_loss_of_a_batch_by_hand(kind: str, own: bool, place: Path) -> None:
     assert float(model(**batch).loss.detach()) == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", PAIRS)
+def test_the_loss_in_bf16_has_all_its_digits(kind: str, place: Path) -> None:
+    """The model is bf16; its loss is that of its logits in float32, and so is what it learns from it."""
+    model = AutoAdapterModel.from_pretrained(place / kind, own_head="seq2seq_lm", dtype=torch.bfloat16)
+    model.add_adapter("speak", config="lora")
+    model.train_adapter("speak")
+    model.eval()
+    _, reader = adapted(place, kind, "lora")
+    rows = rows_of(["e1 e2 e3 e4", "e7"], [["f1"], ["f2 f3 f4 f5"]])
+    batch = reader.collate(reader.encode(rows, training=True), range(2))
+    found = model(**batch)
+    shifted = model.base_model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**inputs, decoder_input_ids=shifted).logits
+    assert logits.dtype == torch.bfloat16 and found.loss.dtype == torch.float32
+    expected = F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten())
+    assert float(found.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    base: Any = model.base_model
+    own = base(**batch).loss
+    assert own.dtype == torch.bfloat16 and float(own.detach()) == pytest.approx(float(expected.detach()), rel=1e-2)
+    found.loss.backward()
+    assert any(parameter.grad is not None for _, parameter in model.trainable_parameters())
+
+
 # ---- rows
 
 

@@ -47,20 +47,33 @@ def writer(kind: str) -> hf.PreTrainedModel:
     """A model with its own output embedding, tied for some; biases are not zero."""
     torch.manual_seed(0)
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "vocab_size": len(WORDS)}
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    half = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
-    both = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in half.items()}
+    small: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    half: dict[str, Any] = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
+    both: dict[str, Any] = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in half.items()}
     both |= {"d_model": 32, "init_std": 0.3, "max_position_embeddings": MANY, **ids}
     model: Any
     if kind == "gpt2":
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": MANY, "initializer_range": 0.3}
+        sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": MANY, "initializer_range": 0.3}
         model = hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **ids, bos_token_id=3))
     elif kind == "llama":
-        more = {"num_key_value_heads": 2, "max_position_embeddings": MANY, "initializer_range": 0.3}
+        more: dict[str, Any] = {"num_key_value_heads": 2, "max_position_embeddings": MANY, "initializer_range": 0.3}
         model = hf.LlamaForCausalLM(hf.LlamaConfig(**small, **more, **ids, bos_token_id=3, tie_word_embeddings=False))
     elif kind == "t5":
-        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 3.0}
-        model = hf.T5ForConditionalGeneration(hf.T5Config(**sizes, **ids, decoder_start_token_id=0))
+        sizes: dict[str, Any] = {
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "initializer_factor": 3.0,
+        }
+        sizes["decoder_start_token_id"] = 0
+        model = hf.T5ForConditionalGeneration(hf.T5Config(**sizes, **ids))
     elif kind == "bart":
         model = hf.BartForConditionalGeneration(hf.BartConfig(**both, bos_token_id=3, decoder_start_token_id=1))
         model.generation_config.update(num_beams=4, max_length=20, min_length=5, forced_bos_token_id=3)

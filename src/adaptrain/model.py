@@ -120,8 +120,7 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         with routing(current_tasks() if task_ids is None else _tasks(task_ids)):
             tree, heads = self.in_force()
             if heads is None:
-                given = inputs if labels is None else inputs | {"labels": labels}
-                return self._regularised(tree, self.base_model(*args, **given))
+                return self._regularised(tree, self._through_base(args, inputs, labels))
             inputs |= dict(zip(self._positional, args, strict=False)) | {"return_dict": True}
             if self.architecture.pooling == "last":
                 inputs.setdefault("use_cache", False)  # decoders would fill a cache that nobody reads

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
 from adaptrain.adapter import check_name, key_of
@@ -187,6 +188,24 @@ class WithHeads(AddsHeads):
             return inputs
         special = {} if self.sites.words is None else self.sites.words.generation()
         return inputs | {"decoder_input_ids": shifted(self.base_model, source, special)}
+
+    def _through_base(self, args: Sequence[Any], inputs: dict[str, Any], labels: Any) -> Any:
+        """The base model alone, which has a head of its own where labels are given.
+
+        Encoder-decoders take the loss over their words in the model's dtype, of which bf16 keeps three digits; here it
+        is float32, as decoders and heads of ours have it.
+        """
+        base, words = self.base_model, self.sites.words
+        asked = {"labels", "decoder_input_ids", "decoder_inputs_embeds"}.isdisjoint(inputs)
+        plain = (
+            asked and not args and inputs.get("return_dict") is not False and (words is None or words.active is None)
+        )
+        low = base.dtype in (torch.bfloat16, torch.float16) and self.architecture.encoder_decoder
+        if labels is None or not (low and plain and base.get_output_embeddings() is not None):
+            return base(*args, **(inputs if labels is None else inputs | {"labels": labels}))
+        outputs = base(**inputs, decoder_input_ids=shifted(base, labels, {}))
+        outputs.loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten())
+        return outputs
 
     def _predict(
         self, tree: Composition | None, heads: str | tuple[str | None, ...], inputs: dict[str, Any], labels: Any
