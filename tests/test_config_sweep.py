@@ -41,7 +41,7 @@ def test_cells_are_all_combinations_in_the_order_given():
     [
         ("seed=range(1,4)", 3),
         ("trainer.learning_rate=choice(1e-4,2e-4)", 2),
-        ("recipe=glob(seq_bn_*)", 5),
+        ("recipe=glob(full_*)", 4),
         ("trainer.patience=null,3", 2),
         ("adapter.attn_matrices=[q],[q,v]", 2),
         ("+seed=1,2", 2),
