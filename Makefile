@@ -12,7 +12,7 @@ QUANTISED := $(VENV)/.installed-quantised
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantised quickstart test test-all support check format clean
+.PHONY: help setup quantised quickstart test test-long test-all support check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,11 @@ quickstart: $(STAMP) ## train an adapter, evaluate it, print the table; offline
 	$(OFFLINE) $(BIN)/adaptrain eval "$$($(BIN)/adaptrain show recipe=quickstart | sed -n 's/^# train writes to //p')"
 	$(BIN)/adaptrain table outputs/
 
-test: $(STAMP) ## run the whole test suite, without a network
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+test: $(STAMP) ## run the test suite, without a network
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 -m "not long" $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## run the rest of it: pairs of method and model of which `make test` runs some
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
 
 test-all: $(STAMP) ## what CI runs: style, types, tests, and the built wheel in an empty environment
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/run

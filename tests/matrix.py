@@ -338,14 +338,14 @@ def supported(arch: str, method: str) -> bool:
     return all(there or not getattr(member, key, None) for member in asked for key, there in places.items())
 
 
-def pairs(*methods: str, archs: list[str] | None = None, turns: bool = False) -> Any:
+def pairs(*methods: str, archs: list[str] | None = None, turns: bool = False, quick: list[str] | None = None) -> Any:
     """Parametrises over architecture and method: all methods of the matrix, or those named, on the families; on the
     other lines those of `KINDS` among them.
 
     Which laws may run on less: one that a mistake in a single table can break runs on all lines, `pairs()`. One that
     only a method and the floor below can break has `turns`: the methods of `KINDS` run on all families, each of the
     others on three, in turn. One about what happens between units has `archs=SHAPES` as well. Every method stays on
-    several families, and every line that is left has every kind of site.
+    several families, and every line that is left has every kind of site. With `quick` all other lines are `long`.
     """
     chosen, lines = methods or tuple(METHODS), ARCHITECTURES if archs is None else archs
 
@@ -356,7 +356,14 @@ def pairs(*methods: str, archs: list[str] | None = None, turns: bool = False) ->
         return arch in FAMILIES and (not turns or (FAMILIES.index(arch) + turn) % len(FAMILIES) < 3)
 
     every = [(arch, method) for arch in lines for method in chosen if runs(arch, method) and supported(arch, method)]
-    return pytest.mark.parametrize(("arch", "method"), every)
+    return pytest.mark.parametrize(
+        ("arch", "method"), [pair if quick is None or pair[0] in quick else long(*pair) for pair in every]
+    )
+
+
+def long(*values: Any) -> Any:
+    """A case that `make test` leaves out and CI runs."""
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 def randomise(module: nn.Module, std: float, seed: int) -> None:

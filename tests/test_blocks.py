@@ -26,7 +26,7 @@ def shared_keys(arch: str, method: str) -> bool:
     return arch == "deberta-v2" and method in ("lora-everywhere", "ia3")
 
 
-@pairs(*UNITS, turns=True)
+@pairs(*UNITS, turns=True, quick=SHAPES)
 def test_parallel_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
@@ -46,7 +46,7 @@ def test_parallel_rows_are_single_runs(arch, method):
     assert gap(singles[0][visible(arch, inputs, singles[0])], singles[1][visible(arch, inputs, singles[1])]) > 1e-3
 
 
-@pairs(*UNITS, turns=True)
+@pairs(*UNITS, turns=True, quick=SHAPES)
 def test_batch_split_and_multi_task_rows_are_single_runs(arch, method):
     """At all boundaries; with task ids permuted, repeated, and one that no row has."""
     if shared_keys(arch, method):

@@ -36,7 +36,7 @@ def test_every_task_is_on_the_page_and_counted() -> None:
 
 def test_the_tasks_of_itrain_are_covered_or_absent() -> None:
     covered, absent = PAGE.split("Absent:")
-    first = [cells for cells in _tables(covered.split("The tasks of itrain")[1])[1:]]
+    first = _tables(covered.split("The tasks of itrain")[1])[1:]
     here = [re.findall(r"`(\w+)`", cells[0]) for cells in first]
     theirs = [re.findall(r"`(\w+)`", cells[1]) or own for cells, own in zip(first, here, strict=True)]
     gone = [name for cells in _tables(absent)[1:] for name in re.findall(r"`(\w+)`", cells[0])]

@@ -19,6 +19,7 @@ from adaptrain.methods import LoRAConfig
 from matrix import (
     ARCHITECTURES,
     FAMILIES,
+    KINDS,
     METHODS,
     SHAPES,
     UNITS,
@@ -29,6 +30,7 @@ from matrix import (
     base,
     batch,
     gap,
+    long,
     pairs,
     randomise,
     run,
@@ -41,7 +43,15 @@ archs = pytest.mark.parametrize("arch", ARCHITECTURES)
 kept = pairs(archs=FAMILIES, turns=True)
 """For laws about the keeping of things, which depend on the table alone."""
 
-EVERY = pytest.mark.parametrize(("arch", "method"), [(a, m) for a in ARCHITECTURES for m in METHODS if supported(a, m)])
+EVERY = pytest.mark.parametrize(
+    ("arch", "method"),
+    [
+        (arch, method) if arch in FAMILIES or method in KINDS else long(arch, method)
+        for arch in ARCHITECTURES
+        for method in METHODS
+        if supported(arch, method)
+    ],
+)
 HEADED = [arch for arch, row in ARCHITECTURES.items() if row.reads == "texts" and row.auto is hf.AutoModel]
 """Where a classification head can be put: what has a base without a head, and reads texts."""
 
