@@ -85,6 +85,10 @@ class PromptedReader(WritingReader):
     ends: Sequence[int]
     asks: bool
 
+    @property
+    def limit(self) -> str:
+        return f"{self.max_length} tokens, or their targets to {self.target_length}"
+
     @staticmethod
     def of(tokenizer: Any, model: nn.Module, task: TaskConfig, data: DataConfig, asks: bool) -> PromptedReader:
         """For a base model.
@@ -151,6 +155,10 @@ class PairReader(WritingReader):
     template: str
     target_length: int
     ends: Sequence[int]
+
+    @property
+    def limit(self) -> str:
+        return f"{self.max_length} tokens, or their targets to {self.target_length}"
 
     @staticmethod
     def of(tokenizer: Any, model: nn.Module, task: TaskConfig, data: DataConfig) -> PairReader:

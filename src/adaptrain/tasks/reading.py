@@ -30,6 +30,11 @@ class Reader(ABC):
     collate: Collator
     max_length: int
 
+    @property
+    def limit(self) -> str:
+        """To what a row is cut, in words."""
+        return f"{self.max_length} tokens"
+
     @abstractmethod
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
         """The rows as numbers. What is made of labels is left out where the rows have none.

@@ -116,7 +116,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
             splits=splits,
             reported=reported,
             baseline=trivial_baseline(task, reader, splits["train"], splits[reported], metrics),
-            notes=tuple(note for read in splits.values() for note in notes_of(read, reader.max_length, task.splits)),
+            notes=tuple(note for read in splits.values() for note in notes_of(read, reader, task.splits)),
             sources=tuple(found[member] for member in names(paths[name]) if member in found),
         )
     sources = tuple(found.values())

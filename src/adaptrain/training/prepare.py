@@ -178,7 +178,7 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
     baseline = trivial_baseline(task, reader, splits["train"], splits[reported], metrics)
     notes = (
         *said,
-        *(note for read in splits.values() for note in notes_of(read, reader.max_length, task.splits)),
+        *(note for read in splits.values() for note in notes_of(read, reader, task.splits)),
         *cache.notes,
     )
     notes = notes if head_note is None else (head_note, *notes)
@@ -222,17 +222,17 @@ def carved_words(rows: Rows, carve: CarveConfig | None) -> str | None:
     return f"from {carve.of}, {rows.found:,} rows, seed {carve.seed}"
 
 
-def notes_of(read: Read, max_length: int, splits: SplitsConfig) -> list[str]:
+def notes_of(read: Read, reader: Reader, splits: SplitsConfig) -> list[str]:
     """What a person should know of a split."""
     rows, cut = read.rows, read.encoded.truncated
     words = carved_words(rows, splits.carve)
     notes = [] if words is None else [f"split '{rows.split}' is carved {words}"]
-    notes += [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {max_length} tokens"] if cut else []
+    notes += [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {reader.limit}"] if cut else []
     several = 0 if read.encoded.origin is None else int((np.bincount(read.encoded.origin) > 1).sum())
     if several:
         notes.append(
-            f"split '{rows.split}': {several} of {len(rows)} rows are read in several windows of at most {max_length} "
-            f"tokens, {len(read.encoded)} windows in all"
+            f"split '{rows.split}': {several} of {len(rows)} rows are read in several windows of at most "
+            f"{reader.max_length} tokens, {len(read.encoded)} windows in all"
         )
     if rows.bad:
         notes.append(
