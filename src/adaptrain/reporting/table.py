@@ -119,12 +119,12 @@ class Table:
         found = [f"{column.task}, {column.details.label}: {text}" for column, text in self.signatures.items()]
         same = [column for column, names in self.chosen_on.items() if names == (self.scored_on[column],)]
         if same:
-            shown = "; ".join(f"{column.task}, {self.scored_on[column]}" for column in same)
+            shown = "; ".join(dict.fromkeys(f"{column.task}, {self.scored_on[column]}" for column in same))
             found.append(f"the split that chose is the one that is scored: {shown}")
         for column, names in self.chosen_on.items():
             if column not in same:
                 found.append(f"{column.task}: chosen on {' or '.join(names)}, scored on {self.scored_on[column]}")
-        return found
+        return list(dict.fromkeys(found))  # two metrics of one task have the same splits
 
 
 def collect(folder: Path) -> list[Row]:
