@@ -194,6 +194,7 @@ def test_which_split_chose_and_which_is_scored(tmp_path: Path) -> None:
     made = table(
         *(tmp_path, result(chosen_on="validation"), result(chosen_on="validation", seed=2)),
         result(chosen_on="held_out", carved=carved, **STSB),
+        result(chosen_on="held_out", carved=carved, **STSB | {"metric": "spearman"}),  # two metrics, told once
         result(chosen_on=None, task="last"),
         result(task="old"),
         result(chosen_on="held_out", split="held_out", carved=carved, task="one"),
