@@ -11,7 +11,8 @@ import pytest
 
 from adaptrain.config.schema import ColumnsConfig, DataConfig, TaskConfig
 from adaptrain.errors import DataError
-from adaptrain.tasks.columns import free_roles, is_place, kind_of, settle_columns
+from adaptrain.tasks.columns import free_roles, settle_columns
+from adaptrain.tasks.features import is_place, kind_of
 from adaptrain.tasks.labels import infer_labels
 from adaptrain.tasks.settle import is_settled, settle_task
 from tiny_run import write_jsonl

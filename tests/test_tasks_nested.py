@@ -11,7 +11,8 @@ import pytest
 
 from adaptrain.config.schema import ColumnsConfig, TaskConfig
 from adaptrain.errors import DataError
-from adaptrain.tasks.columns import feature_of, free_roles, names_of, settle_columns
+from adaptrain.tasks.columns import free_roles, settle_columns
+from adaptrain.tasks.features import feature_of, names_of
 from adaptrain.tasks.rows import Split, load_rows
 from adaptrain.tasks.sources import FolderSource
 from tiny_run import write_jsonl

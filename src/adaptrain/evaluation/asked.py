@@ -19,7 +19,7 @@ from adaptrain.evaluation.branches import branches_of
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.saved import SavedRun, load_saved, read_saved
 from adaptrain.tasks.asked import Asked, Given, asked_rows, id_column, roles_read
-from adaptrain.tasks.columns import kind_of
+from adaptrain.tasks.features import kind_of
 from adaptrain.tasks.formats import read_file
 from adaptrain.tasks.reading import Read
 from adaptrain.tasks.shapes import SHAPES

@@ -13,7 +13,8 @@ from adaptrain.config.schema import ColumnsConfig, TaskConfig
 from adaptrain.config.task import SAID
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import Bad
-from adaptrain.tasks.columns import KINDS, NAMES, feature_of, infer_role, infer_texts, kind_of, names_of, of_role
+from adaptrain.tasks.columns import KINDS, NAMES, infer_role, infer_texts, of_role
+from adaptrain.tasks.features import feature_of, kind_of, names_of
 from adaptrain.tasks.rows import Rows, examine, picked
 
 Given = Mapping[str, str | tuple[str, ...]]

@@ -8,16 +8,14 @@ column that numbers or places a row (`id`, `url`, `split`) is never read, unless
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-
 from adaptrain.config.schema import ColumnsConfig, TaskConfig
 from adaptrain.config.task import ROLES
 from adaptrain.errors import DataError, listed, nearest
+from adaptrain.tasks.features import feature_of, is_place, kind_of, names_of, root_of
 
 NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "content", "review", "comment", "tweet", "utterance", "query"),
@@ -84,21 +82,6 @@ _SPOKEN = ("text", "sentence")
 _ALONE = {"text", "image", "audio"}
 """Roles that the only column of a fitting type plays, whatever its name."""
 
-_PLACE = re.compile(
-    r"(id|idx|index|uuid|uid|guid|qid|pid|key|hash|url|uri|link|file|filename|file_?name|path|split|fold|lang|language|"
-    r"date|time|timestamp|created_at|author|user|username|name|__index_level_\d+__|unnamed: ?\d+)|"
-    r".*[_-](id|idx|uid|url|index)",
-    re.IGNORECASE,
-)
-_PLACE_CASED = re.compile(r".*[a-z](Id|ID|Url|URL|Idx)")
-
-_MAPPINGS = {
-    "answers": {"text", "answer_start"},
-    "samples": {"array", "sampling_rate"},
-    "bytes and path": {"bytes", "path"},
-}
-"""Types of mappings → what must be in them."""
-
 FREE = ("text", "text_pair", "label", "tokens", "tags", "heads", "relations", "question", "context", "answers")
 FREE = (*FREE, "choices", "source", "target", "image", "audio")
 """Roles that are looked for in data without a task, where a name says them."""
@@ -160,7 +143,7 @@ def settle_columns(
             columns |= _infer_optional(role, features, columns)
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in columns]
     roles = tuple(Role(name, columns[name], name in declared, _kind_of_role(columns[name], features)) for name in order)
-    used = {_root(column, features) for role in roles for column in role.columns}
+    used = {root_of(column, features) for role in roles for column in role.columns}
     named: dict[str, Any] = {name: columns[name] for name in order}
     settled = dataclasses.replace(task, columns=ColumnsConfig(**named))
     return settled, roles, tuple(name for name in features if name not in used)
@@ -206,71 +189,8 @@ def free_roles(
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in found]
     declared = columns.declared()
     roles = tuple(Role(name, found[name], name in declared, _kind_of_role(found[name], features)) for name in order)
-    used = {_root(column, features) for role in roles for column in role.columns}
+    used = {root_of(column, features) for role in roles for column in role.columns}
     return roles, tuple(name for name in features if name not in used)
-
-
-def kind_of(feature: Any) -> str:
-    """A column's type in one of the words of `KINDS`, or what `datasets` calls it."""
-    if isinstance(feature, datasets.ClassLabel):
-        return "class"
-    if isinstance(feature, datasets.Image):
-        return "image"
-    if isinstance(feature, datasets.Audio):
-        return "audio"
-    if isinstance(feature, datasets.Value):
-        kind = str(feature.dtype)
-        if "string" in kind:
-            return "text"
-        if kind.startswith(("int", "uint")):
-            return "integer"
-        return {"bool": "true or false", "null": "empty"}.get(kind, "number" if kind.startswith("float") else kind)
-    if isinstance(feature, datasets.List | datasets.LargeList):
-        return f"list of {kind_of(feature.feature)}"
-    if isinstance(feature, Mapping) and (known := next((k for k, v in _MAPPINGS.items() if v <= set(feature)), None)):
-        return known
-    if isinstance(feature, Mapping):
-        return "named texts" if {"text", "label"} == set(feature) else f"mapping of {listed(feature)}"
-    kind = type(feature).__name__.lower()
-    return "mixed" if kind == "json" else kind  # some values are text, others not: the others become bad rows
-
-
-def feature_of(column: str, features: Mapping[str, Any]) -> Any:
-    """What `datasets` says of a column; or of what a column of mappings has under a name, behind a dot
-    (`translation.en`). None where there is neither."""
-    if column in features:
-        return features[column]
-    first, dot, rest = column.partition(".")
-    if not dot or first not in features:
-        return None
-    if kind_of(features[first]) == "mixed":  # some values are mappings: the others become bad rows
-        return features[first]
-    inside = _inside(features[first])
-    return feature_of(rest, inside) if inside is not None else None
-
-
-def names_of(features: Mapping[str, Any]) -> list[str]:
-    """Columns, and what is in columns of mappings."""
-    found = []
-    for name, feature in features.items():
-        inside = _inside(feature)
-        found += [name] if inside is None else [f"{name}.{each}" for each in names_of(inside)]
-    return found
-
-
-def _inside(feature: Any) -> Mapping[str, Any] | None:
-    if isinstance(feature, datasets.Translation):
-        return {language: datasets.Value("string") for language in feature.languages}
-    return feature if isinstance(feature, Mapping) and kind_of(feature) != "answers" else None
-
-
-def _root(column: str, features: Mapping[str, Any]) -> str:
-    return column if column in features else column.partition(".")[0]
-
-
-def is_place(name: str) -> bool:
-    """Whether a column numbers or places a row, by its name."""
-    return _PLACE.fullmatch(name) is not None or _PLACE_CASED.fullmatch(name) is not None
 
 
 def of_role(given: str | tuple[str, ...]) -> tuple[str, ...]:

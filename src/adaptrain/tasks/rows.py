@@ -15,7 +15,8 @@ import numpy as np
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
-from adaptrain.tasks.columns import feature_of, names_of, settle_columns
+from adaptrain.tasks.columns import settle_columns
+from adaptrain.tasks.features import feature_of, names_of
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
 
