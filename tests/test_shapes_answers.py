@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn import functional as F
-from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
 import tiny_run
 from adaptrain import AutoAdapterModel
@@ -32,7 +32,6 @@ from adaptrain.tasks.settle import settle_task
 from adaptrain.tasks.shapes import SHAPES, Answered
 from adaptrain.tasks.shapes.answers import LONGEST, best_span
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.tasks.windows import WindowReader, window_starts
 from adaptrain.training.run import train
 
@@ -80,9 +79,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(base: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
-    return tokenizer
+    return tiny_run.tokenizer_of(base)
 
 
 def reader_of(base: Path, tokenizer: Any, **data: Any) -> WindowReader:

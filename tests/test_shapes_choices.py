@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoTokenizer, BertModel
+from transformers import BertModel
 
 import tiny_run
 from adaptrain import AutoAdapterModel
@@ -29,7 +29,6 @@ from adaptrain.tasks.settle import is_settled, settle_task
 from adaptrain.tasks.shapes import SHAPES, Answered
 from adaptrain.tasks.shapes.choices import choice_names
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.run import train
 
 CHOICE = SHAPES["multiple_choice"]
@@ -67,9 +66,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(base: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
-    return tokenizer
+    return tiny_run.tokenizer_of(base)
 
 
 def reader_of(base: Path, tokenizer: Any, **data: Any) -> ChoiceReader:

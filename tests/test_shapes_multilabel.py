@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from adaptrain import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, SplitsConfig, TaskConfig
@@ -25,11 +24,10 @@ from adaptrain.tasks.settle import settle_task
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import FolderSource
 from adaptrain.tasks.survey import survey, words
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import train
 from matrix import randomise
-from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, write_jsonl
+from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, save_splits, tokenizer_of, write_jsonl
 
 LABELS = ("good", "bad", "long")
 TASK = TaskConfig(
@@ -66,8 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mirror")
-    for seed, (split, count) in enumerate((("train", 160), ("dev", 20), ("test", 30))):
-        write_jsonl(folder / "moods" / f"{split}.jsonl", texts(count, seed))
+    save_splits(folder / "moods", texts, train=160, dev=20, test=30)
     return folder
 
 
@@ -170,8 +167,7 @@ def test_answers_and_the_loss_by_hand(base: Path, mirror: Path) -> None:
     for part in (model.get_adapter("moods"), model.heads):
         randomise(part, 0.3, 4)
     model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
+    tokenizer = tokenizer_of(base)
     reader = shape.reader(tokenizer, model.base_model, TASK, DataConfig())
     rows = load_rows(TASK, "test", FolderSource(mirror / "moods"))
     read, hardware = Read(rows, reader.encode(rows)), find_hardware("cpu", "fp32", False)

@@ -28,13 +28,12 @@ from adaptrain.tasks.settle import settle_task
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.shapes.tags import TaggingReader
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.tasks.words import Words, shared_out, windows
 from adaptrain.training.loop import Plan, optimise
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import train
 from matrix import randomise
-from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, write_jsonl
+from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, save_splits, tokenizer_of, write_jsonl
 
 TAGS = ("O", "B-UP", "I-UP", "B-DOWN", "I-DOWN")
 TASK = TaskConfig(
@@ -75,8 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mirror")
-    for seed, (split, count) in enumerate((("train", 120), ("dev", 20), ("test", 30))):
-        write_jsonl(folder / "spans" / f"{split}.jsonl", sentences(count, seed))
+    save_splits(folder / "spans", sentences, train=120, dev=20, test=30)
     return folder
 
 
@@ -92,8 +90,7 @@ def model(base: Path) -> Any:
 
 
 def reader_of(base: Path, model: Any, **data: Any) -> TaggingReader:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
+    tokenizer = tokenizer_of(base)
     return TaggingReader.of(tokenizer, model.base_model, DataConfig(**data))
 
 

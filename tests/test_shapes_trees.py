@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from adaptrain import AutoAdapterModel
 from adaptrain.config.schema import ColumnsConfig, DataConfig, HeadConfig, SplitsConfig, TaskConfig
@@ -25,12 +24,11 @@ from adaptrain.tasks.settle import settle_task
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.shapes.trees import TreeReader
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.loop import Plan, optimise
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import train
 from matrix import randomise
-from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, write_jsonl
+from tiny_run import BAD, GOOD, PLAIN, Recorder, run_config, save_base, save_splits, tokenizer_of, write_jsonl
 
 RELATIONS = ("root", "mod", "obj:far")
 TASK = TaskConfig(
@@ -69,8 +67,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mirror")
-    for seed, (split, count) in enumerate((("train", 120), ("dev", 20), ("test", 30))):
-        write_jsonl(folder / "trees" / f"{split}.jsonl", sentences(count, seed))
+    save_splits(folder / "trees", sentences, train=120, dev=20, test=30)
     return folder
 
 
@@ -86,8 +83,7 @@ def model(base: Path) -> Any:
 
 
 def reader_of(base: Path, model: Any, **data: Any) -> TreeReader:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
+    tokenizer = tokenizer_of(base)
     return TreeReader.of(tokenizer, model.base_model, DataConfig(**data))
 
 

@@ -23,7 +23,7 @@ from adaptrain.tasks.cache import TokenCache, cache_folder, usual_cache
 from adaptrain.tasks.encoded import Encoded, Ragged
 from adaptrain.tasks.masking import MaskedReader
 from adaptrain.tasks.rows import Picked, Rows
-from adaptrain.tasks.text import TextReader, prepare_tokenizer, text_reader
+from adaptrain.tasks.text import TextReader, text_reader
 from adaptrain.training.run import train
 from tiny_run import Recorder, run_config
 
@@ -39,9 +39,9 @@ def every_split_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reader_of(base: Path, max_length: int = 12, label: torch.dtype = torch.long) -> TextReader:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
-    return text_reader(tokenizer, AutoModel.from_pretrained(base), DataConfig(max_length=max_length), False, label)
+    return text_reader(
+        tiny_run.tokenizer_of(base), AutoModel.from_pretrained(base), DataConfig(max_length=max_length), False, label
+    )
 
 
 def rows_of(count: int = 30, **changed: Any) -> Rows:

@@ -28,11 +28,10 @@ from adaptrain.tasks.reading import Read
 from adaptrain.tasks.rows import load_evaluation_rows, load_rows, load_training_rows
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import FolderSource
-from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.loop import Plan, optimise
 from adaptrain.training.precision import find_hardware
 from adaptrain.training.run import complete, train
-from tiny_run import PLAIN, Recorder, run_config, save_base, sentences, write_jsonl
+from tiny_run import PLAIN, Recorder, run_config, save_base, sentences, tokenizer_of, write_jsonl
 
 TASK = TaskConfig(
     name="tongue",
@@ -75,9 +74,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reader_of(base: Path, **data: Any) -> MaskedReader:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prepare_tokenizer(tokenizer)
-    return MaskedReader.of(tokenizer, BertModel.from_pretrained(base), DataConfig(**data))
+    return MaskedReader.of(tokenizer_of(base), BertModel.from_pretrained(base), DataConfig(**data))
 
 
 @pytest.fixture(scope="module")

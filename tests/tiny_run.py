@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from adaptrain.config.schema import (
     ColumnsConfig,
@@ -24,6 +24,7 @@ from adaptrain.config.schema import (
     TaskConfig,
     TrainerConfig,
 )
+from adaptrain.tasks.text import prepare_tokenizer
 
 GOOD, BAD = ("bright", "kind", "warm", "fresh"), ("dull", "rude", "cold", "stale")
 PLAIN = ("the", "a", "room", "cook", "soup", "walk", "day", "was", "and", "very", "our", "host")
@@ -96,6 +97,24 @@ def counts(count: int, seed: int) -> list[dict[str, Any]]:
         first = " ".join(chance.choices(PLAIN, k=chance.randint(2, 5)))
         rows.append({"one": first, "two": f"the {number}", "score": float(number)})
     return rows
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of a model folder as a run reads with it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prepare_tokenizer(tokenizer)
+    return tokenizer
+
+
+def save_splits(folder: Path, made: Callable[[int, int], list[dict[str, Any]]], **counts: int) -> None:
+    """Splits as a mirror has them, each of other rows.
+
+    Args:
+        made: count and seed → rows.
+        counts: split → its rows.
+    """
+    for seed, (split, count) in enumerate(counts.items()):
+        write_jsonl(folder / f"{split}.jsonl", made(count, seed))
 
 
 def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

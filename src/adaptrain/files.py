@@ -1,4 +1,5 @@
-"""Reading and writing the two kinds of file that a checkpoint has: safetensors and JSON. Nothing is unpickled."""
+"""Reading and writing files: safetensors and JSON, the two kinds that a checkpoint has, and text. A file is
+written whole or not at all, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece, its ends of lines as they are.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8", newline=""))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

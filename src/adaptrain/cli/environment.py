@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 _QUIET = {
@@ -12,9 +13,13 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
 }
+# transformers imports torchao wherever it is installed, which tells which of its kernels this machine has not.
+_REMARKS = ("torchao", "torch.utils._pytree")
 
 
 def quieten() -> None:
-    """Set what the user has not set."""
+    """Set what the user has not set; remarks that libraries make on each other's versions are not for them."""
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    for name in _REMARKS:
+        logging.getLogger(name).setLevel(logging.ERROR)

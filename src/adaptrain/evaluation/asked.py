@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from adaptrain.errors import CheckpointError, DataError, OutputError, UsageError
 from adaptrain.evaluation.branches import branches_of
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.saved import SavedRun, load_saved, read_saved
+from adaptrain.files import write_text
 from adaptrain.tasks.asked import Asked, Given, asked_rows, id_column, roles_read
 from adaptrain.tasks.features import kind_of
 from adaptrain.tasks.formats import read_file
@@ -238,15 +237,7 @@ def write_answers(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    text = as_csv(rows) if file.suffix == ".csv" else "".join(f"{line}\n" for line in as_json(rows))
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise OutputError(f"Cannot write {file}: {error.strerror or error}") from None
+    write_text(file, as_csv(rows) if file.suffix == ".csv" else "".join(f"{line}\n" for line in as_json(rows)))
 
 
 def as_json(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import ConfigError, UnsupportedError
-from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import EMPTY, Column
 from adaptrain.tasks.language import PromptedReader, TextsReader, predicted
 from adaptrain.tasks.masking import UNMASKED
 from adaptrain.tasks.reading import Read, Reader
-from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, only_layers, register_shape
+from adaptrain.tasks.shapes.base import Trivial, only_layers, register_shape
+from adaptrain.tasks.shapes.words import WordsOfTexts
 
 if TYPE_CHECKING:
     from adaptrain.auto import OwnHead
@@ -29,13 +29,12 @@ PIECE = 1 << 24
 
 
 @register_shape
-class CausalLM(Shape):
-    """Each word from those before it: all words of a text, or those of a target behind its source. Of each row the
-    summed cross-entropy of its predicted tokens is kept, and how many of them were the likeliest."""
+class CausalLM(WordsOfTexts):
+    """Each word from those before it: all words of a text, or those of a target behind its source."""
 
     type = "causal_lm"
     layers = None
-    blank_lines = True  # they end paragraphs
+    counted = "tokens"
 
     def examine(self, split: Split) -> dict[str, Column]:
         if split.has("text"):
@@ -62,25 +61,10 @@ class CausalLM(Shape):
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return summed(model(**inputs, use_cache=False).logits, batch["labels"])
 
-    def predictions(self, said: Answered) -> np.ndarray:
-        return said.logits
-
-    def references(self, task: TaskConfig, read: Read) -> np.ndarray:
-        return np.asarray(read.encoded.weights)
-
-    def written(self, said: Answered) -> Iterator[dict[str, Any]]:
-        for count, (loss, right) in zip(self.references(said.task, said.read), said.answers, strict=True):
-            yield {"tokens": int(count), "loss": float(loss) / int(count), "right": int(right)}
-
-    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
-        return self.written(answered)  # the labels are words of the texts
-
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         """How often each token is predicted in the training texts, the end among them."""
         words = np.asarray(sorted({*reader.processor.get_vocab().values()}))
-        losses, likely = trivial.unigram(np.concatenate(predicted(train.encoded)), words)
-        found = trivial.unigram_rows(predicted(scored.encoded), losses, likely)
-        return Trivial("unigram", str(reader.processor.convert_ids_to_tokens(likely)), found)
+        return self.unigram(reader, predicted(train.encoded), words, predicted(scored.encoded))
 
 
 def put_words(model: Any, task: TaskConfig, head: HeadConfig) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
-from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import Column
 from adaptrain.tasks.masking import UNMASKED, MaskedReader
 from adaptrain.tasks.reading import Read, Reader
-from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, only_layers, register_shape
+from adaptrain.tasks.shapes.base import Trivial, only_layers, register_shape
+from adaptrain.tasks.shapes.words import WordsOfTexts
 
 if TYPE_CHECKING:
     from adaptrain.auto import OwnHead
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
 
 
 @register_shape
-class MaskedLM(Shape):
-    """The words of the text itself, some of them masked. Of each row the summed cross-entropy of its masked words is
-    kept, and how many of them were the likeliest."""
+class MaskedLM(WordsOfTexts):
+    """The words of the text itself, some of them masked."""
 
     type = "masked_lm"
-    blank_lines = True  # they end paragraphs
+    counted = "masked"
     same_inputs = False
 
     def examine(self, split: Split) -> dict[str, Column]:
@@ -63,23 +61,8 @@ class MaskedLM(Shape):
         )
         return found.new_zeros(len(labels), 2).index_add(0, chosen.nonzero()[:, 0], found)
 
-    def predictions(self, said: Answered) -> np.ndarray:
-        return said.logits
-
-    def references(self, task: TaskConfig, read: Read) -> np.ndarray:
-        return np.asarray(read.encoded.weights)
-
-    def written(self, said: Answered) -> Iterator[dict[str, Any]]:
-        for count, (loss, right) in zip(self.references(said.task, said.read), said.answers, strict=True):
-            yield {"masked": int(count), "loss": float(loss) / int(count), "right": int(right)}
-
-    def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
-        return self.written(answered)  # the labels are words of the text
-
     def trivial(self, task: TaskConfig, reader: Reader, train: Read, scored: Read) -> Trivial:
         """How often each token stands in the training texts, on the very words that a model is scored on."""
         assert isinstance(reader, MaskedReader)
         ids = train.encoded.features["input_ids"]
-        losses, likely = trivial.unigram(np.concatenate([ids[row] for row in range(len(ids))]), reader.masking.words)
-        found = trivial.unigram_rows(reader.masked_words(scored.encoded), losses, likely)
-        return Trivial("unigram", str(reader.processor.convert_ids_to_tokens(likely)), found)
+        return self.unigram(reader, list(ids), reader.masking.words, reader.masked_words(scored.encoded))
