@@ -68,6 +68,16 @@ def test_every_format_reads_the_same_rows(suffix: str, tmp_path: Path) -> None:
     assert list(rows["sentence"]) == EXPECTED and list(rows["label"]) == [1, 0, 1]
 
 
+@pytest.mark.parametrize(("suffix", "between"), [("csv", ","), ("tsv", "\t")])
+def test_what_a_row_is_called_keeps_its_zeros(suffix: str, between: str, tmp_path: Path) -> None:
+    rows = (("id", "label", "score", "id"), ("007", "0", "0.5", "10"), ("12", "1", "00.5", "0"))
+    (tmp_path / f"train.{suffix}").write_text("".join(f"{between.join(row)}\n" for row in rows))
+    assert read_file(tmp_path / f"train.{suffix}").to_list() == [
+        {"id": "007", "label": 0, "score": 0.5, "id.1": 10},
+        {"id": "12", "label": 1, "score": 0.5, "id.1": 0},
+    ]
+
+
 def test_a_txt_file_has_a_text_a_line(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes('\ufeffun jour\r\n\r\ndeux\u2028jours, "NA"\n'.encode())
     rows = FolderSource(tmp_path).read("train")

@@ -175,12 +175,18 @@ def _read_lines(file: str, **_: Any) -> datasets.Dataset:
 
 def _read_table(file: str, sep: str = ",", quoting: Any = csv.QUOTE_MINIMAL, **_: Any) -> datasets.Dataset:
     """Values between separators, read in one piece: a column is numbers only where all of it is, and not because its
-    first rows are. "NA" and "null" are words."""
+    first rows are. "NA" and "null" are words, and a column in which 007 stands is one of words: what a row is called
+    keeps its zeros."""
     with warnings.catch_warnings():  # values without a name would be dropped, or every column moved by one
         warnings.simplefilter("error", pandas.errors.ParserWarning)
-        options: Any = {"sep": sep, "quoting": quoting, "index_col": False}
+        options: Any = {"sep": sep, "quoting": quoting, "index_col": False, "keep_default_na": False}
         try:
-            frame = pandas.read_csv(file, keep_default_na=False, low_memory=False, **options)
+            frame = pandas.read_csv(file, low_memory=False, **options)
+            if whole := [at for at, kind in enumerate(frame.dtypes) if pandas.api.types.is_integer_dtype(kind)]:
+                written = pandas.read_csv(file, usecols=whole, dtype=str, **options)
+                for name in written:
+                    if written[name].str.contains(r"^[+-]?0\d").any():
+                        frame[name] = written[name]
         except pandas.errors.ParserWarning:
             raise ValueError("the rows have more values than the first line has names") from None
     return datasets.Dataset.from_pandas(frame, preserve_index=False)
