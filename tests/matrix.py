@@ -312,6 +312,9 @@ SHAPES: list[str] = [
 in a way of their own, fused maps, relative positions, towers, what is read. For laws about what happens between units
 (the evaluator, the plans, files), for which two lines of one shape are the same."""
 
+QUICK: list[str] = [*FAMILIES, "deberta", "t5", "vit"]
+"""Of these the ones that `make test` looks at where a law is slow and CI runs it on all lines."""
+
 KINDS = [
     "lora-everywhere",
     "ia3",

@@ -11,7 +11,7 @@ from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
 from adaptrain.sites.base import Site
-from matrix import METHODS, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, said, visible
+from matrix import METHODS, QUICK, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, said, visible
 
 
 def several(arch: str, *methods: str, auto=None):
@@ -26,7 +26,7 @@ def shared_keys(arch: str, method: str) -> bool:
     return arch == "deberta-v2" and method in ("lora-everywhere", "ia3")
 
 
-@pairs(*UNITS, turns=True, quick=SHAPES)
+@pairs(*UNITS, turns=True, quick=QUICK)
 def test_parallel_rows_are_single_runs(arch, method):
     if shared_keys(arch, method):
         pytest.skip("refused: see below")
@@ -46,7 +46,7 @@ def test_parallel_rows_are_single_runs(arch, method):
     assert gap(singles[0][visible(arch, inputs, singles[0])], singles[1][visible(arch, inputs, singles[1])]) > 1e-3
 
 
-@pairs(*UNITS, turns=True, quick=SHAPES)
+@pairs(*UNITS, turns=True, quick=QUICK)
 def test_batch_split_and_multi_task_rows_are_single_runs(arch, method):
     """At all boundaries; with task ids permuted, repeated, and one that no row has."""
     if shared_keys(arch, method):
@@ -72,7 +72,7 @@ def test_batch_split_and_multi_task_rows_are_single_runs(arch, method):
         assert gap(found[seen], expected[seen]) < 2e-5 * (1 + expected.abs().max()), tasks
 
 
-@pairs(*UNITS, archs=SHAPES, turns=True)
+@pairs(*UNITS, archs=SHAPES, turns=True, quick=QUICK)
 def test_the_average_of_an_adapter_with_itself_is_the_adapter(arch, method):
     if getattr(UNITS[method], "inv_adapter", None):
         pytest.skip("refused: see below")

@@ -110,14 +110,11 @@ def test_a_file_from_the_shell(place, work):
     assert sorted(path.name for path in work.iterdir()) == ["new.jsonl", "said.csv"]
 
 
-def test_texts_from_the_shell(place):
-    done = adaptrain("predict", place / "mood", "--text", "a bright day", "--text", "we = host, a cold\nsoup")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [(row["row"], row["text"]) for row in lines(done.stdout)] == [
-        (1, "a bright day"),
-        (2, "we = host, a cold\nsoup"),
-    ]
-    assert all(row["prediction"] in MOOD.labels for row in lines(done.stdout))
+def test_texts_of_the_command_line(capsys, place):
+    code, out, err = run(capsys, place / "mood", "--text", "a bright day", "--text", "we = host, a cold\nsoup")
+    assert (code, err) == (0, "")
+    assert [(row["row"], row["text"]) for row in lines(out)] == [(1, "a bright day"), (2, "we = host, a cold\nsoup")]
+    assert all(row["prediction"] in MOOD.labels for row in lines(out))
 
 
 # ---- every shape

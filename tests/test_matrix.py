@@ -21,6 +21,7 @@ from matrix import (
     FAMILIES,
     KINDS,
     METHODS,
+    QUICK,
     SHAPES,
     UNITS,
     adapted,
@@ -151,7 +152,7 @@ def test_a_fusion_of_what_has_none_is_refused_when_it_is_activated(arch):
     assert torch.equal(run(model, batch(arch)), expected)
 
 
-@pairs(archs=HEADED, turns=True)
+@pairs(archs=HEADED, turns=True, quick=QUICK)
 def test_only_the_adapter_and_its_head_train(arch, method):
     model, config, inputs = adapted(arch), METHODS[method], batch(arch)
     add(model, "a", config)
@@ -276,7 +277,7 @@ def test_the_base_models_keys_values_and_types_stay(arch, method, tmp_path: Path
     assert [(name, type(module)) for name, module in model.base_model.named_modules()] == types
 
 
-@pairs(archs=[arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1], turns=True)
+@pairs(archs=[arch for arch, row in ARCHITECTURES.items() if len(row.attention) > 1], turns=True, quick=QUICK)
 def test_eager_equals_sdpa(arch, method):
     inputs = batch(arch)
     eager, sdpa = (run(adapted(arch, METHODS[method], attention=each), inputs) for each in ("eager", "sdpa"))

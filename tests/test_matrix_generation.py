@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from matrix import ARCHITECTURES, KINDS, METHODS, UNITS, adapted, base, batch, gap, pairs, run
+from matrix import ARCHITECTURES, KINDS, METHODS, QUICK, UNITS, adapted, base, batch, gap, pairs, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
 CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
@@ -17,7 +17,7 @@ CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
 SEQ2SEQS = ["bart", "mbart", "plbart", "marian", "t5", "t5-gated", "mt5", "bert-bert", "bert-gpt2"]
 
 
-@pairs(*UNITS, archs=DECODERS, turns=True)
+@pairs(*UNITS, archs=DECODERS, turns=True, quick=QUICK)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_later_token_never_changes_an_earlier_output(arch, method, attention):
     if attention not in ARCHITECTURES[arch].attention:
@@ -35,7 +35,7 @@ def test_a_later_token_never_changes_an_earlier_output(arch, method, attention):
             assert gap(after[:, position:], before[:, position:]) > 1e-2, name
 
 
-@pairs(*UNITS, archs=SEQ2SEQS, turns=True)
+@pairs(*UNITS, archs=SEQ2SEQS, turns=True, quick=QUICK)
 def test_a_later_target_token_never_changes_an_earlier_one(arch, method):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
     before = run(model, inputs)
@@ -49,7 +49,7 @@ def test_a_later_target_token_never_changes_an_earlier_one(arch, method):
     assert gap(run(model, inputs | {"input_ids": source}), before) > 1e-2
 
 
-@pairs(*UNITS, archs=DECODERS, turns=True)
+@pairs(*UNITS, archs=DECODERS, turns=True, quick=QUICK)
 def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
     """The second piece has several queries over a filled cache, and no mask says which keys they may see."""
     config = UNITS[method]
@@ -69,7 +69,7 @@ def decode(model, inputs, **options):
     return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
 
 
-@pairs(archs=[*DECODERS, *SEQ2SEQS], turns=True)
+@pairs(archs=[*DECODERS, *SEQ2SEQS], turns=True, quick=QUICK)
 def test_generation_with_the_cache_equals_without(arch, method):
     same_with_and_without_cache(arch, method, (6, 3))
 

@@ -91,6 +91,7 @@ except ModelError as error:
 """
 
 
+@pytest.mark.long  # `test_hub` asks one too
 def test_the_hub_gives_the_commit_and_the_same_fingerprint(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "org/tiny")
     common = os.environ | {"HF_HOME": str(tmp_path / "home")}

@@ -147,6 +147,7 @@ def test_clipping_bounds_the_gradient() -> None:
     assert (weights(model) - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.long
 def test_several_processes_take_the_same_step_as_one() -> None:
     """Two gloo processes; a batch that does not divide, and one that has fewer rows than processes."""
     script = "import test_training_loop; test_training_loop.distributed()"

@@ -16,7 +16,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import OmegaConf
 
 from adaptrain.config.defaults import usable_defaults
-from adaptrain.config.documents import plain, read
+from adaptrain.config.documents import read
 from adaptrain.config.library import GROUPS, Library, library
 
 SCHEME = "adaptrain"
@@ -47,14 +47,13 @@ class LibrarySource(ConfigSource):
         return [*library().choices(config_path)]
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """A file's list of defaults; its values are laid over each other in `compose`, which knows their lines."""
         books = library()
         file = config_file(books, config_path)
         if file is None:
             raise ConfigLoadError(f"Config not found: {config_path}")
         document = read(file, books.label(file))
-        values: dict[str, Any] = plain(document.tree)
-        if document.defaults:
-            values["defaults"] = usable_defaults(document, books)[0]
+        values: dict[str, Any] = {"defaults": usable_defaults(document, books)[0]} if document.defaults else {}
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
