@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adaptrain.config.documents import Leaf, leaves, merge, parse, plain, read
+from adaptrain.config.documents import COMMAND_LINE, Leaf, leaves, merge, parse, plain, read
 
 
 def values(text: str) -> dict:
@@ -18,6 +18,14 @@ def test_every_value_knows_its_line():
     places = {key: str(leaf.origin) for key, leaf in leaves(document.tree)}
     assert places == {"a": "x.yaml:2", "b.c": "x.yaml:4", "b.d": "x.yaml:5"}
     assert document.header == "adaptrain train recipe=x"
+
+
+def test_what_one_reader_changes_no_other_sees():
+    first = parse("a: {b: [1, [2]]}\nc:\n  - d: 1\n", "x.yaml")
+    first.problems.append("x")
+    first.tree["a"]["b"].value[1].append(3)
+    first.tree["c"]["0"]["d"] = Leaf(2, COMMAND_LINE)
+    assert values("a: {b: [1, [2]]}\nc:\n  - d: 1\n") == {"a": {"b": [1, [2]]}, "c": [{"d": 1}]}
 
 
 def test_defaults_are_no_keys():
@@ -58,6 +66,7 @@ def test_what_yaml_says(text, expected):
         ("- 1\n- 2\n", "x.yaml:1: is a list; keys and values are due"),
         ("seed\n", "x.yaml:1: is one value; keys and values are due"),
         ("a: &a\n  b: *a\n", "x.yaml"),
+        pytest.param(f"a: {'[' * 100_000}", "x.yaml: is nested too deeply", id="deep"),
         ("a: \x07\n", "x.yaml: is not YAML"),
     ],
 )

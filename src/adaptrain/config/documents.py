@@ -6,7 +6,9 @@ OmegaConf reads YAML too, but forgets where, and stops at the first mistake; her
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
 
@@ -81,8 +83,9 @@ class Document:
     problems: list[str] = field(default_factory=list)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml's, five times as fast, where it was built in
-    """YAML 1.1 as PyYAML has it, but dates stay words."""
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML has it, but dates stay words. In Python: libyaml's loader, which is faster, ends the process
+    where brackets are nested too deeply."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -104,6 +107,21 @@ def read(file: Path, label: str) -> Document:
 
 def parse(text: str, label: str) -> Document:
     """The same for YAML that is already in memory."""
+    document = _parse(text, label)
+    return replace(document, tree=_fresh(document.tree), problems=[*document.problems])
+
+
+def _fresh(tree: Tree) -> Tree:
+    """A copy, for whoever lays trees over each other in place."""
+    return type(tree)({key: _fresh(value) if isinstance(value, dict) else _own(value) for key, value in tree.items()})
+
+
+def _own(leaf: Leaf) -> Leaf:
+    return replace(leaf, value=deepcopy(leaf.value)) if isinstance(leaf.value, list | dict) else leaf
+
+
+@lru_cache(maxsize=256)  # the cells of a sweep are composed from the same files
+def _parse(text: str, label: str) -> Document:
     header = text.split("\n", 1)[0].removeprefix("#").strip() if text.startswith("#") else ""
     problems: list[str] = []
     try:
@@ -117,7 +135,8 @@ def parse(text: str, label: str) -> Document:
     except yaml.YAMLError as error:
         return Document(label, {}, header=header, problems=[f"{label}: is not YAML ({' '.join(str(error).split())})"])
     except RecursionError:
-        return Document(label, {}, header=header, problems=[f"{label}: contains itself; remove the alias (`*name`)"])
+        told = f"{label}: is nested too deeply, or contains itself; remove the alias (`*name`)"
+        return Document(label, {}, header=header, problems=[told])
     tree.pop("defaults", None)
     return Document(label, tree, _defaults(node, loader, label, problems), header, problems)
 
