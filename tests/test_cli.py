@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,23 +83,11 @@ def test_as_a_module_and_what_help_and_ls_import():
     done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"adaptrain {__version__}\n"
     heavy = "('torch', 'transformers', 'hydra', 'omegaconf', 'numpy', 'rich', 'datasets')"
-    for arguments in (["--help"], ["ls"], ["_complete", "adaptrain train recipe="]):
+    for arguments in (["--help"], ["ls"], ["ls", "adapters"], ["_complete", "adaptrain train recipe="]):
         code = f"import sys; from adaptrain.cli.main import main; main({arguments}); "
         code += f"print([m for m in {heavy} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]", arguments
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["ls", "adapters"]])
-def test_help_and_ls_answer_at_once(arguments):
-    best = 9.0
-    for _ in range(6):  # the machine may be busy: one quick answer shows that it can be done
-        begun = time.perf_counter()
-        subprocess.run([*COMMAND, *arguments], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - begun)
-        if best < 0.6:
-            return
-    pytest.fail(f"adaptrain {' '.join(arguments)} took {best:.2f} s at best; 0.6 s are allowed")
 
 
 # Mistakes
@@ -112,6 +99,7 @@ def test_help_and_ls_answer_at_once(arguments):
         (["trian"], "There is no verb 'trian', did you mean 'train'? The verbs are: train, eval, predict, table"),
         (["recipe=lora_cola"], "did you mean: adaptrain train recipe=lora_cola?"),
         (["train", "-q"], "There is no option '-q'. The options are: -m, --multirun, --help"),
+        (["train", "--seed", "3"], "--help. Keys of a config have no dashes: seed=…"),
         (["train", "--multirn"], "did you mean '--multirun'?"),
         (["eval"], "adaptrain eval needs a PATH"),
         (["eval", "a", "b"], "takes one PATH, not 2: a, b"),

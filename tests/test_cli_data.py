@@ -228,6 +228,7 @@ def test_columns_whose_names_say_nothing(capsys, work):
     [
         ([], 2, "needs a PATH or task=NAME"),
         (["own", "other"], 2, "takes one PATH, not 2"),
+        (["own.yaml"], 2, "own.yaml is no data but says where they are: adaptrain data task=own.yaml"),
         (["own", "task=cola"], 2, "PATH and task=cola both say"),
         (["own", "data.mirror=x"], 2, "data.mirror is for task=NAME"),
         (["own", "task.columns.lable=mood"], 2, "no role 'lable', did you mean 'label'"),

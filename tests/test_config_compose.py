@@ -251,7 +251,10 @@ def test_all_mistakes_at_once_from_every_place(own_recipes):
         ("recipe=lora_colla", "did you mean 'lora_cola'? Known are: adapterdrop_frozen_rte,"),
         ("recipe=./none.yaml", "there is no file ./none.yaml; correct the path"),
         ("lora_cola", "is a recipe; write recipe=lora_cola"),
-        ("word", "cannot be read as key=value (there is no `=`)"),
+        ("word", "cannot be read as key=value (there is no `=`); quote a value that has spaces"),
+        ("lora_coal", "(there is no `=`), did you mean 'lora_cola'? A recipe is chosen by recipe=NAME"),
+        ("./mine.yaml", "is a file; say what of: recipe=./mine.yaml, or task=, adapter=, model="),
+        ("--trainer.epochs=3", "has no dashes: key=value, such as trainer.epochs=…"),
         ("trainer=5", "there is no trainer '5'"),
     ],
 )

@@ -65,7 +65,9 @@ def split(
                 options[name] = value
         elif argument.startswith("-") and argument != "-":
             known = [*flags, *valued, *several, "--help"]
-            raise UsageError(unknown("option", name, known, "The options are"))
+            keys = f". Keys of a config have no dashes: {name.lstrip('-').replace('-', '_')}=…"
+            told = unknown("option", name, known, "The options are")
+            raise UsageError(told if nearest(name, known) else told + keys)
         elif equals or argument.startswith("~"):
             overrides.append(argument)
         else:

@@ -48,6 +48,9 @@ def run(arguments: Sequence[str]) -> int:
     found = split(arguments)
     if len(found.paths) > 1:
         raise UsageError(f"adaptrain data takes one PATH, not {len(found.paths)}: {listed(found.paths)}")
+    for path in found.paths:
+        if path.endswith((".yaml", ".yml")):
+            raise UsageError(f"{path} is no data but says where they are: adaptrain data task={path}")
     named = [override for override in found.overrides if override.split("=")[0] in ("task", "recipe")]
     if found.paths and named:
         raise UsageError(f"PATH and {listed(named)} both say what to look at: leave one of them out")

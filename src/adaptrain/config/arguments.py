@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from adaptrain.config.defaults import stand_in, unknown_choice
 from adaptrain.config.documents import COMMAND_LINE, Items, Leaf, Tree
 from adaptrain.config.library import GROUPS, Library, is_path
-from adaptrain.errors import UsageError
+from adaptrain.errors import UsageError, nearest
 
 _EXPRESSION = re.compile(r"(?!(choice|shuffle|sort|tag|glob)\()\w+\s*\(")
 """A block with its children; not one of the functions that Hydra has for sweeps."""
@@ -76,13 +76,25 @@ def parse_override(argument: str, books: Library) -> Override:
     try:
         return OverridesParser.create().parse_override(_quoted(argument))
     except HydraException as error:
-        if argument in books.choices("recipe"):
-            raise UsageError(f"'{argument}' (command line): is a recipe; write recipe={argument}") from None
-        reason = str(error).strip().splitlines()[0] if "=" in argument else "there is no `=`"
-        raise UsageError(
-            f"'{argument}' (command line): cannot be read as key=value ({reason}); "
-            "quote a value that has spaces or special characters: \"key='the value'\""
-        ) from None
+        raise UsageError(f"'{argument}' (command line): {_misread(argument, str(error), books)}") from None
+
+
+def _misread(argument: str, reason: str, books: Library) -> str:
+    """What somebody meant whose words are no key=value: a recipe, a file, or an option with dashes."""
+    if argument in books.choices("recipe"):
+        return f"is a recipe; write recipe={argument}"
+    if argument.endswith((".yaml", ".yml")) and "=" not in argument:
+        return f"is a file; say what of: recipe={argument}, or task=, adapter=, model="
+    if argument.startswith("-"):
+        return f"has no dashes: key=value, such as {argument.lstrip('-').partition('=')[0] or 'seed'}=…"
+    if "=" not in argument:
+        reason = "there is no `=`"
+        if meant := nearest(argument, books.choices("recipe")):
+            return f"cannot be read as key=value ({reason}){meant} A recipe is chosen by recipe=NAME"
+    return (
+        f"cannot be read as key=value ({reason.strip().splitlines()[0]}); quote a value that has spaces or special "
+        "characters: \"key='the value'\""
+    )
 
 
 def _quoted(argument: str) -> str:
