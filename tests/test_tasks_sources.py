@@ -1,104 +1,28 @@
+"""Where the rows of a task are found: mirrors, folders, packages, patterns, the hub; which splits they have or get."""
+
 from __future__ import annotations
 
-import bz2
 import dataclasses
-import gzip
 import json
-import lzma
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 import pytest
 
 from adaptrain.config.compose import compose
 from adaptrain.config.schema import CarveConfig, DataConfig, SplitsConfig
 from adaptrain.errors import ConfigError, DataError
-from adaptrain.tasks import formats, sources
-from adaptrain.tasks.formats import read_file
+from adaptrain.tasks import sources
 from adaptrain.tasks.packages import package_folder
 from adaptrain.tasks.sources import FolderSource, HubSource, PatternSource, absolute_path, locate
+from row_files import EXPECTED, ROWS, texts, write
 from tiny_run import MOOD, write_jsonl
-
-ROWS = [{"sentence": "a day", "label": 1}, {"sentence": "NA", "label": 0}, {"sentence": 'said "no", twice', "label": 1}]
 
 
 def task(path: str):
     return dataclasses.replace(MOOD, path=path)
-
-
-def texts(source: sources.Source, split: str = "train") -> list[str]:
-    return list(source.read(split)["sentence"])
-
-
-EXPECTED = [str(row["sentence"]) for row in ROWS]
-
-
-def write_arrow(file: Path, stream: bool = True) -> None:
-    table = datasets.Dataset.from_list(ROWS).data.table
-    make = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
-    with make(str(file), table.schema) as out:
-        out.write_table(table)
-
-
-def write(folder: Path, suffix: str, name: str = "train") -> Path:
-    file = folder / f"{name}.{suffix}"
-    if suffix == "jsonl":
-        write_jsonl(file, ROWS)
-    elif suffix == "json":
-        file.write_text(json.dumps(ROWS, indent=1))
-    elif suffix == "csv":
-        file.write_text('sentence,label\na day,1\nNA,0\n"said ""no"", twice",1\n')
-    elif suffix == "tsv":
-        file.write_text('sentence\tlabel\na day\t1\nNA\t0\nsaid "no", twice\t1\n')
-    elif suffix == "arrow":
-        write_arrow(file)
-    else:
-        datasets.Dataset.from_list(ROWS).to_parquet(file)
-    return file
-
-
-@pytest.mark.parametrize("suffix", [suffix for suffix in formats.SUFFIXES if suffix != "txt"])
-def test_every_format_reads_the_same_rows(suffix: str, tmp_path: Path) -> None:
-    write(tmp_path, suffix)
-    rows = FolderSource(tmp_path).read("train")
-    assert list(rows["sentence"]) == EXPECTED and list(rows["label"]) == [1, 0, 1]
-
-
-@pytest.mark.parametrize(("suffix", "between"), [("csv", ","), ("tsv", "\t")])
-def test_what_a_row_is_called_keeps_its_zeros(suffix: str, between: str, tmp_path: Path) -> None:
-    rows = (("id", "label", "score", "id"), ("007", "0", "0.5", "10"), ("12", "1", "00.5", "0"))
-    (tmp_path / f"train.{suffix}").write_text("".join(f"{between.join(row)}\n" for row in rows))
-    assert read_file(tmp_path / f"train.{suffix}").to_list() == [
-        {"id": "007", "label": 0, "score": 0.5, "id.1": 10},
-        {"id": "12", "label": 1, "score": 0.5, "id.1": 0},
-    ]
-
-
-def test_a_txt_file_has_a_text_a_line(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_bytes('\ufeffun jour\r\n\r\ndeux\u2028jours, "NA"\n'.encode())
-    rows = FolderSource(tmp_path).read("train")
-    assert list(rows["text"]) == ["un jour", "", 'deux\u2028jours, "NA"'] and rows.column_names == ["text"]
-    (tmp_path / "dev.txt").write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"dev\.txt cannot be read as txt: 'utf-8' codec"):
-        FolderSource(tmp_path).read("dev")
-
-
-def test_reading_leaves_nothing_behind_and_sees_changes(tmp_path: Path) -> None:
-    file = write(tmp_path, "jsonl")
-    before = datasets.config.HF_DATASETS_CACHE
-    seen = sorted(Path(before).rglob("*")) if Path(before).is_dir() else []
-    assert len(read_file(file)) == 3
-    assert (sorted(Path(before).rglob("*")) if Path(before).is_dir() else []) == seen
-    stat = file.stat()
-    file.write_text(file.read_text().replace("a day", "a way"))
-    import os
-
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert read_file(file)["sentence"][0] == "a way"
 
 
 # ---- where rows come from, in order
@@ -159,6 +83,9 @@ def test_local_folders_files_and_patterns(tmp_path: Path, monkeypatch: pytest.Mo
     assert absolute_path("some/body") is None and absolute_path("package:a:b") is None
 
 
+# ---- which file is a split
+
+
 @pytest.mark.parametrize(("asked", "there"), [("validation", "dev"), ("dev", "validation")])
 def test_dev_and_validation_are_one(asked: str, there: str, tmp_path: Path) -> None:
     write(tmp_path, "jsonl", there)
@@ -166,7 +93,67 @@ def test_dev_and_validation_are_one(asked: str, there: str, tmp_path: Path) -> N
     assert texts(PatternSource(str(tmp_path / "{split}.jsonl")), asked) == EXPECTED
 
 
-# ---- what can be wrong with a file
+def test_a_split_is_found_by_its_usual_names_exact_ones_first(tmp_path: Path) -> None:
+    write(tmp_path, "jsonl", "reviews-VAL")
+    assert texts(FolderSource(tmp_path), "validation") == EXPECTED
+    write_jsonl(tmp_path / "dev.jsonl", ROWS[:1])
+    assert texts(FolderSource(tmp_path), "validation") == EXPECTED[:1]
+    write_jsonl(tmp_path / "validation.jsonl", ROWS[:2])
+    assert texts(FolderSource(tmp_path), "validation") == EXPECTED[:2]
+    for name in ("test_a", "test_b"):
+        write(tmp_path, "jsonl", name)
+    with pytest.raises(DataError, match=r"several files for the split 'test': test_a.jsonl, test_b.jsonl"):
+        FolderSource(tmp_path).read("test")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train.jsonl", "dev.jsonl", "test.jsonl", "README.md"], ("train", "validation", "test")),
+        (["Training.csv.gz", "val.csv", "testing.csv"], ("train", "validation", "test")),
+        (["reviews_train.csv", "reviews_valid.csv", "reviews.test.csv"], ("train", "validation", "test")),
+        (["train.jsonl", "test_matched.jsonl", "test_mismatched.jsonl"], ("train", "test_matched", "test_mismatched")),
+        (["train.jsonl", "contest.jsonl"], ("train", "contest")),
+    ],
+)
+def test_splits_of_a_folder(names: list[str], splits: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x\n1\n")
+    assert FolderSource(tmp_path).splits() == splits
+
+
+def test_splits_of_a_pattern(tmp_path: Path) -> None:
+    for name in ("mood-train.csv", "mood-dev.csv", "mood.csv", "other-train.csv"):
+        (tmp_path / name).write_text("x\n1\n")
+    assert PatternSource(str(tmp_path / "mood-{split}.csv")).splits() == ("train", "dev")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/rows.csv").write_text("x\n1\n")
+    assert PatternSource(str(tmp_path / "{split}/rows.csv")).splits() == ("train",)
+    assert PatternSource(str(tmp_path / "nowhere/{split}.csv")).splits() == ()
+
+
+def test_a_split_in_several_files_as_on_the_hub(tmp_path: Path) -> None:
+    for number in range(2):
+        datasets.Dataset.from_list([ROWS[number]]).to_parquet(tmp_path / f"data/train-0000{number}-of-00002.parquet")
+    assert FolderSource(tmp_path).splits() == ("train",)
+    assert texts(FolderSource(tmp_path)) == EXPECTED[:2]
+    (tmp_path / "data/train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="of the split 'train' there are 1 files of 2"):
+        FolderSource(tmp_path).read("train")
+
+
+def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "dev": rows.select([0])}).save_to_disk(tmp_path / "both")
+    source = locate(task(str(tmp_path / "both")), DataConfig())
+    assert source.splits() == ("train", "dev") and texts(source, "validation") == EXPECTED[:1]
+    with pytest.raises(DataError, match="has no split 'test'.*train, dev"):
+        source.read("test")
+    rows.save_to_disk(tmp_path / "mirror/mood")
+    assert texts(locate(task("somebody/mood"), DataConfig(mirror=str(tmp_path / "mirror")))) == EXPECTED
+    (tmp_path / "both/dataset_dict.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as a saved data set"):
+        source.read("train")
 
 
 def test_a_missing_split_lists_what_is_there(tmp_path: Path) -> None:
@@ -180,38 +167,6 @@ def test_two_files_for_one_split_are_not_chosen_between(tmp_path: Path) -> None:
     write(tmp_path, "csv")
     with pytest.raises(DataError, match=r"several files for the split 'train': train.csv, train.jsonl"):
         FolderSource(tmp_path).read("train")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("train.jsonl", '{"a": 1}\n\n{"a": \n', r"train.jsonl:3: broken JSON"),
-        ("train.jsonl", '{"a": 1}\n[1]\n', r"train.jsonl:2: an object .* is due, not \[1\]"),
-        ("train.jsonl", "", "is empty"),
-        ("train.jsonl", "\n \n", "is empty"),
-        ("train.jsonl", "[]", "has no rows"),
-        ("train.json", '[{"a": 1}, 3]', "train.json, item 2: an object"),
-        ("train.json", '[{"a": 1},\n {"a" 3}]', "train.json:2: broken JSON"),
-        ("train.json", '{"rows": [\n1]}', "train.json:1: broken JSON.*one object a line"),
-        ("train.csv", "", "is empty"),
-        ("train.csv", "a,b\n", "has no rows"),
-        ("train.csv", "a,b\n1,2\n1,2,3\n", "cannot be read as csv: .*line 3"),
-        ("train.csv", "a,b\n1,2,3\n4,5,6\n", r"rows have more values than the first line has names"),
-        ("train.parquet", "nothing of the kind", "cannot be read as parquet"),
-    ],
-)
-def test_broken_files(name: str, content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        FolderSource(tmp_path).read("train")
-
-
-def test_another_encoding_is_told(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_bytes('{"a": "é"}'.encode("latin-1"))
-    with pytest.raises(DataError, match="is not UTF-8"):
-        FolderSource(tmp_path).read("train")
-    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"a": "e"}\n')
-    assert list(FolderSource(tmp_path).read("train")["a"]) == ["e"]
 
 
 # ---- the hub
@@ -262,142 +217,6 @@ def test_the_hubs_parquet_files_stand_in_for_a_script(monkeypatch: pytest.Monkey
     found = HubSource("somebody/mood", "small", "refs/convert/parquet", "mood").read("train")
     assert found["sentence"][:] == ["small"]
     sources._from_hub.cache_clear()
-
-
-# ---- compressed, divided, saved, large
-
-
-def pack(file: Path, compression: str) -> Path:
-    """A compressed copy under the usual name; the original goes."""
-    packed, content = file.with_name(f"{file.name}.{compression}"), file.read_bytes()
-    if compression == "zip":
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(file.name, content)
-    elif compression in ("zst", "lz4"):
-        kind = {"zst": "zstd"}.get(compression, compression)
-        with pyarrow.OSFile(str(packed), "wb") as raw, pyarrow.CompressedOutputStream(raw, kind) as stream:
-            stream.write(content)
-    else:
-        packed.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[compression].compress(content))
-    file.unlink()
-    return packed
-
-
-@pytest.mark.parametrize("compression", formats.COMPRESSIONS)
-def test_every_compression_reads_the_same_rows(compression: str, tmp_path: Path) -> None:
-    pack(write(tmp_path, "csv"), compression)
-    assert texts(FolderSource(tmp_path)) == EXPECTED
-    (tmp_path / "dev.jsonl").write_text('{"a": 1}\n{"a"\n')
-    packed = pack(tmp_path / "dev.jsonl", compression)
-    with pytest.raises(DataError, match=rf"{packed.name}:2: broken JSON"):
-        FolderSource(tmp_path).read("dev")
-    packed.write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match=f"{packed.name} cannot be unpacked as {compression}"):
-        FolderSource(tmp_path).read("dev")
-
-
-def test_an_archive_of_two_files_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "train.csv.zip", "w") as archive:
-        archive.writestr("a.csv", "x")
-        archive.writestr("b.csv", "x")
-    with pytest.raises(DataError, match=r"train.csv.zip holds 2 files \(a.csv, b.csv\)"):
-        FolderSource(tmp_path).read("train")
-
-
-def test_both_of_arrows_layouts(tmp_path: Path) -> None:
-    for stream in (True, False):
-        write_arrow(tmp_path / "train.arrow", stream)
-        assert texts(FolderSource(tmp_path)) == EXPECTED
-
-
-def test_no_data_file(tmp_path: Path) -> None:
-    (tmp_path / "train.docx").write_text("x")
-    with pytest.raises(DataError, match=r"train.docx is no data file: .*\.jsonl, .*\.parquet.*each also with \.gz"):
-        read_file(tmp_path / "train.docx")
-    with pytest.raises(DataError, match="has no split 'train'.*It holds: train.docx"):
-        FolderSource(tmp_path).read("train")
-
-
-@pytest.mark.parametrize(
-    ("names", "splits"),
-    [
-        (["train.jsonl", "dev.jsonl", "test.jsonl", "README.md"], ("train", "validation", "test")),
-        (["Training.csv.gz", "val.csv", "testing.csv"], ("train", "validation", "test")),
-        (["reviews_train.csv", "reviews_valid.csv", "reviews.test.csv"], ("train", "validation", "test")),
-        (["train.jsonl", "test_matched.jsonl", "test_mismatched.jsonl"], ("train", "test_matched", "test_mismatched")),
-        (["train.jsonl", "contest.jsonl"], ("train", "contest")),
-    ],
-)
-def test_splits_of_a_folder(names: list[str], splits: tuple[str, ...], tmp_path: Path) -> None:
-    for name in names:
-        (tmp_path / name).write_text("x\n1\n")
-    assert FolderSource(tmp_path).splits() == splits
-
-
-def test_a_split_is_found_by_its_usual_names_exact_ones_first(tmp_path: Path) -> None:
-    write(tmp_path, "jsonl", "reviews-VAL")
-    assert texts(FolderSource(tmp_path), "validation") == EXPECTED
-    write_jsonl(tmp_path / "dev.jsonl", ROWS[:1])
-    assert texts(FolderSource(tmp_path), "validation") == EXPECTED[:1]
-    write_jsonl(tmp_path / "validation.jsonl", ROWS[:2])
-    assert texts(FolderSource(tmp_path), "validation") == EXPECTED[:2]
-    for name in ("test_a", "test_b"):
-        write(tmp_path, "jsonl", name)
-    with pytest.raises(DataError, match=r"several files for the split 'test': test_a.jsonl, test_b.jsonl"):
-        FolderSource(tmp_path).read("test")
-
-
-def test_a_split_in_several_files_as_on_the_hub(tmp_path: Path) -> None:
-    for number in range(2):
-        datasets.Dataset.from_list([ROWS[number]]).to_parquet(tmp_path / f"data/train-0000{number}-of-00002.parquet")
-    assert FolderSource(tmp_path).splits() == ("train",)
-    assert texts(FolderSource(tmp_path)) == EXPECTED[:2]
-    (tmp_path / "data/train-00001-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="of the split 'train' there are 1 files of 2"):
-        FolderSource(tmp_path).read("train")
-
-
-def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
-    rows = datasets.Dataset.from_list(ROWS)
-    datasets.DatasetDict({"train": rows, "dev": rows.select([0])}).save_to_disk(tmp_path / "both")
-    source = locate(task(str(tmp_path / "both")), DataConfig())
-    assert source.splits() == ("train", "dev") and texts(source, "validation") == EXPECTED[:1]
-    with pytest.raises(DataError, match="has no split 'test'.*train, dev"):
-        source.read("test")
-    rows.save_to_disk(tmp_path / "mirror/mood")
-    assert texts(locate(task("somebody/mood"), DataConfig(mirror=str(tmp_path / "mirror")))) == EXPECTED
-    (tmp_path / "both/dataset_dict.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read as a saved data set"):
-        source.read("train")
-
-
-def test_a_large_file_is_kept_by_its_content_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(formats, "LARGE", 1)
-    file = write(tmp_path, "csv")
-    rows = read_file(file)
-    assert list(rows["sentence"]) == EXPECTED
-    assert rows.cache_files and Path(rows.cache_files[0]["filename"]).is_relative_to(tmp_path / "cache")
-    monkeypatch.setattr(formats, "_parse", lambda *_, **__: pytest.fail("parsed again"))
-    copy = tmp_path / "other.csv"
-    copy.write_bytes(file.read_bytes())
-    assert list(read_file(copy)["sentence"]) == EXPECTED
-    monkeypatch.undo()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(formats, "LARGE", 1)
-    file.write_text(file.read_text().replace("a day", "a way"))
-    assert read_file(file)["sentence"][0] == "a way"
-    assert len(list((tmp_path / "cache/adaptrain").iterdir())) == 2  # and nothing half made
-
-
-def test_splits_of_a_pattern(tmp_path: Path) -> None:
-    for name in ("mood-train.csv", "mood-dev.csv", "mood.csv", "other-train.csv"):
-        (tmp_path / name).write_text("x\n1\n")
-    assert PatternSource(str(tmp_path / "mood-{split}.csv")).splits() == ("train", "dev")
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train/rows.csv").write_text("x\n1\n")
-    assert PatternSource(str(tmp_path / "{split}/rows.csv")).splits() == ("train",)
-    assert PatternSource(str(tmp_path / "nowhere/{split}.csv")).splits() == ()
 
 
 # ---- carving
@@ -459,10 +278,3 @@ def test_a_carving_is_written_as_any_key() -> None:
     assert config.task.splits.carve == CarveConfig(to="held_out", rows=500)
     with pytest.raises(ConfigError, match="task.splits.carve.fraction .*is 2.0; it must lie between 0 and 1"):
         compose([*chosen, "task.splits.carve={to: held_out, fraction: 2}"])
-
-
-def test_a_column_that_begins_with_numbers_is_text_all_the_same(tmp_path: Path) -> None:
-    lines = [f"{number},{number % 2}\n" for number in range(10500)]  # more than are read in one piece elsewhere
-    (tmp_path / "train.csv").write_text("".join(["sentence,label\n", *lines, "a day,1\n"]))
-    rows = FolderSource(tmp_path).read("train")
-    assert (rows["sentence"][0], rows["sentence"][10500], rows["label"][10499]) == ("0", "a day", 1)
