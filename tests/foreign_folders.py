@@ -13,7 +13,7 @@ from torch import Tensor
 
 import adaptrain
 from adaptrain.errors import CheckpointError
-from matrix import adapted, batch, run
+from matrix import adapted, batch, gap, run
 
 WHERE = "adapter_config.json"
 
@@ -155,3 +155,8 @@ def refused(folder: Path, *said: str, model: adaptrain.AdaptedModel | None = Non
     assert model.adapter_names() == []
     assert list(model.state_dict()) == list(before)
     assert torch.equal(run(model, inputs), out)
+
+
+def same(model: Any, plain: Any, arch: str = "bert") -> bool:
+    """Whether both say the same of a batch of the family."""
+    return gap(run(model, batch(arch)), run(plain, batch(arch))) < 1e-5
