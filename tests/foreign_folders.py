@@ -16,6 +16,8 @@ from adaptrain.errors import CheckpointError
 from matrix import adapted, batch, gap, run
 
 WHERE = "adapter_config.json"
+REFERENCE = Path(__file__).parent / "reference"
+"""Folders that the library itself wrote, and what it said."""
 
 LORA = {
     "architecture": "lora",
