@@ -20,9 +20,9 @@ from adaptrain import Fuse, Stack
 from adaptrain.composition import Average, parse
 from adaptrain.errors import CheckpointError
 from adaptrain.methods import AdapterFusionConfig
+from foreign_folders import REFERENCE
 from matrix import gap
 
-REFERENCE = Path(__file__).parent / "reference"
 ARCHS = ("bert", "gpt2", "bart", "roberta")
 SETUP, FUSION, WEIGHTS = "adapter_setup.json", "adapter_fusion_config.json", "model_adapter_fusion.safetensors"
 CASES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ import adaptrain
 from adaptrain.architectures import architectures
 from adaptrain.errors import CheckpointError
 from adaptrain.interop import adapterhub
-from foreign_folders import WHERE
+from foreign_folders import REFERENCE, WHERE
 from matrix import copies, gap
 
-REFERENCE = Path(__file__).parent / "reference"
 OTHERS = ("bert", "bart", "gpt2")
 """Whose cases `test_interop.py` has."""
 

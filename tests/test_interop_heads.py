@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import adaptrain
 from adaptrain.errors import CheckpointError
+from foreign_folders import REFERENCE
 from matrix import gap
 
-REFERENCE = Path(__file__).parent / "reference"
 FOLDERS = sorted(path.parent for path in REFERENCE.glob("*/heads/*/head_config.json"))
 cases = pytest.mark.parametrize("folder", FOLDERS, ids=[f"{path.parts[-3]}-{path.name}" for path in FOLDERS])
 
