@@ -1,64 +1,25 @@
-"""Other words in the place of the model's own: exchanged, trained, saved; the original stays as it was."""
+"""Other words in the place of the model's own: exchanged, trained, refused; the original stays as it was."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from functools import cache
 
 import pytest
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import adaptrain
-from adaptrain.errors import AdapterNameError, CheckpointError, ConfigError, DataError, UnsupportedError
+from adaptrain.errors import AdapterNameError, ConfigError, DataError, UnsupportedError
 from adaptrain.methods import LoRAConfig, PromptTuningConfig, SeqBnInvConfig
 from matrix import ARCHITECTURES, METHODS, adapted, add, base, batch, gap, randomise, run, supported
+from other_words import CAUSAL, MASKED, OLD, SEQ2SEQ, headed, like, moved, tokenizer
 
-MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
-WITH_HEAD = [
-    ("bert", MASKED),
-    ("electra", MASKED),
-    ("albert", MASKED),
-    ("gpt2", CAUSAL),
-    ("llama", CAUSAL),  # whose output embedding is its own
-    ("gemma2", CAUSAL),  # whose lookup is scaled
-    ("bart", SEQ2SEQ),  # which adds a bias behind the output embedding
-    ("marian", SEQ2SEQ),
-    ("t5", SEQ2SEQ),
-]
-headed = pytest.mark.parametrize(("arch", "auto"), WITH_HEAD, ids=[arch for arch, _ in WITH_HEAD])
 BARE = [
     arch
     for arch, row in ARCHITECTURES.items()
     if any(stack.embeddings.words for stack in adapted(arch).architecture.stacks) and row.auto is hf.AutoModel
 ]
-
-
-@cache
-def tokenizer(words: int, shift: int = 0) -> hf.PreTrainedTokenizerFast:
-    """Words w0, w1, …, whose ids begin at `shift` places further on."""
-    vocabulary = {f"w{index}": (index + shift) % words for index in range(words)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return hf.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0", pad_token="w1")
-
-
-OLD = tokenizer(100)
-"""Of the tiny models."""
-
-
-def like(model, name: str = "copy", words: int = 100, shift: int = 0):
-    """Embeddings whose common words are copied."""
-    model.add_embeddings(name, tokenizer(words, shift), "default", OLD)
-    return model
-
-
-def moved(inputs: dict[str, torch.Tensor], words: int, shift: int) -> dict[str, torch.Tensor]:
-    """The same words, in the other tokenizer's ids."""
-    keys = [key for key in inputs if key.endswith("input_ids")]
-    return inputs | {key: (inputs[key] + shift) % words for key in keys}
 
 
 @pytest.mark.parametrize("arch", BARE)
@@ -278,221 +239,6 @@ def test_recomputed_layers_see_the_same_words():
     model.gradient_checkpointing_enable()
     recomputed = gradients()
     assert max(gap(recomputed[name], stored[name]) for name in stored) < 1e-6
-
-
-# ---- words that the model itself writes
-
-
-def spoken(words: int, pad: int, bos: int, eos: int | None) -> hf.PreTrainedTokenizerFast:
-    """A tokenizer whose special words are where it says."""
-    made = Tokenizer(models.WordLevel({f"w{index}": index for index in range(words)}, unk_token="w0"))
-    ends = {} if eos is None else {"eos_token": f"w{eos}"}
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="w0", pad_token=f"w{pad}", bos_token=f"w{bos}", **ends
-    )
-
-
-def start_of(model, special: dict[str, int]) -> int:
-    """The id that the decoder starts with, by the role of the word that the base model's config names."""
-    own = model.config.decoder_start_token_id
-    roles = [role for role in ("pad", "bos", "eos") if getattr(model.config, f"{role}_token_id", None) == own]
-    return special[roles[0]]
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "llama"])
-def test_generation_ends_and_pads_with_the_active_words(arch):
-    model, ids = adapted(arch, METHODS["lora"], auto=CAUSAL), torch.tensor([[7, 8, 9, 10], [11, 7, 13, 9]])
-    old = model.generation_config.eos_token_id
-    model.add_embeddings("new", spoken(60, 40, 41, None))
-    randomise(model.vocabularies, 0.3, seed=7)
-    free = model.generate(ids, max_new_tokens=8, do_sample=False)
-    assert free.max() < 60 and free.shape[1] == 12  # nothing ends it, whatever the base model's end is
-    end = int(free[0, 6])
-    model.vocabularies["<new>"].special = {"pad": 40, "bos": 41, "eos": end}
-    ended = model.generate(ids, max_new_tokens=8, do_sample=False)
-    for row, before in zip(ended, free, strict=True):
-        stops = (before[4:] == end).nonzero()
-        length = 5 + int(stops[0]) if len(stops) else len(before)
-        assert torch.equal(row[:length], before[:length])
-        assert set(row[length:].tolist()) <= {40}
-    given = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    assert torch.equal(given, free)  # what is given is given
-    assert model.generation_config.eos_token_id == old
-    model.set_active_embeddings("default")
-    assert model.generation_options() == {}
-
-
-@pytest.mark.parametrize("arch", ["bart", "t5", "marian"])
-def test_generation_of_a_decoder_starts_with_the_active_words(arch):
-    model, ids = adapted(arch, METHODS["lora"], auto=SEQ2SEQ), torch.tensor([[7, 8, 9, 10], [11, 7, 13, 9]])
-    model.add_embeddings("new", spoken(60, 40, 41, 42))
-    randomise(model.vocabularies, 0.3, seed=7)
-    found = model.generate(ids, max_new_tokens=5, do_sample=False)
-    assert set(found[:, 0].tolist()) == {start_of(model, {"pad": 40, "bos": 41, "eos": 42})}
-    assert found.max() < 60
-
-
-@pytest.mark.parametrize("arch", ["bart", "t5", "marian"])
-def test_a_decoder_reads_the_active_start_before_the_labels(arch):
-    model = adapted(arch, METHODS["lora"], auto=SEQ2SEQ)
-    model.add_embeddings("new", spoken(60, 40, 41, 42))
-    randomise(model.vocabularies, 0.3, seed=7)
-    ids, labels = torch.tensor([[7, 8, 9], [11, 7, 13]]), torch.tensor([[5, 6, 42], [7, 42, -100]])
-    start = start_of(model, {"pad": 40, "bos": 41, "eos": 42})
-    reads = torch.tensor([[start, 5, 6], [start, 7, 42]])
-    with torch.no_grad():
-        found, logits = model(ids, labels=labels), model(ids, decoder_input_ids=reads).logits
-    assert gap(found.logits, logits) < 1e-6
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    assert gap(found.loss, expected) < 1e-6
-
-
-@pytest.mark.parametrize("arch", ["bart", "marian"])
-def test_a_bias_behind_the_output_embedding_goes_with_its_words(arch, tmp_path):
-    model, inputs = adapted(arch, METHODS["lora"], auto=SEQ2SEQ), batch(arch)
-    model.base_model.final_logits_bias.copy_(torch.randn(1, 100))
-    own = model.base_model.final_logits_bias.clone()
-    expected = run(model, inputs)
-    like(model, words=130, shift=11)
-    there = [(index + 11) % 130 for index in range(100)]
-    assert gap(run(model, moved(inputs, 130, 11))[..., there], expected) < 1e-4
-    rest = [index for index in range(130) if index not in there]
-    assert not model.vocabularies["<copy>"].final_bias[rest].any()
-    assert not any("final_bias" in name for name, _ in model.named_parameters())
-    model.save_embeddings(tmp_path, "copy")
-    other = adapted(arch, METHODS["lora"], auto=SEQ2SEQ)
-    other.load_embeddings(tmp_path)
-    assert torch.equal(run(other, moved(inputs, 130, 11)), run(model, moved(inputs, 130, 11)))
-    model.set_active_embeddings("default")
-    assert torch.equal(model.base_model.final_logits_bias, own)
-    assert torch.equal(run(model, inputs), expected)
-
-
-@pytest.mark.parametrize(
-    ("arch", "auto"), [("bert", MASKED), ("gpt2", CAUSAL), ("llama", CAUSAL), ("gemma2", CAUSAL), ("bart", SEQ2SEQ)]
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_a_copy_of_the_default_is_equal_bit_for_bit(arch, auto, dtype):
-    model, inputs = adaptrain.init(base(arch, auto=auto).to(dtype)).eval(), batch(arch)
-    labels = inputs.get("decoder_input_ids", inputs["input_ids"])
-    if arch == "gemma2":
-        model.base_model.get_input_embeddings().embed_scale = torch.tensor(32**0.5)  # float32, as a loaded model has it
-    with torch.no_grad():
-        before = model(**inputs, labels=labels)
-        like(model)
-        after = model(**inputs, labels=labels)
-    assert torch.equal(after.logits, before.logits)
-    assert torch.equal(after.loss, before.loss)
-
-
-def test_special_words_are_saved(tmp_path):
-    model = adapted("gpt2", auto=CAUSAL)
-    model.add_embeddings("new", spoken(60, 40, 41, None))
-    expected = model.generation_options()
-    assert expected["pad_token_id"] == 40 and expected["eos_token_id"] is None
-    model.save_embeddings(tmp_path, "new")
-    model.load_embeddings(tmp_path, "again")
-    assert model.generation_options() == expected
-    text = (tmp_path / "embeddings_config.json").read_text().replace('"bos"', '"begin"')
-    (tmp_path / "embeddings_config.json").write_text(text)
-    with pytest.raises(CheckpointError, match="has special .*begin"):
-        model.load_embeddings(tmp_path, "third")
-
-
-# ---- what is copied
-
-
-@headed
-def test_common_words_are_copied_and_the_others_drawn(arch, auto):
-    torch.manual_seed(4)
-    model = adapted(arch, auto=auto)
-    like(model, words=400, shift=3)
-    made, own = model.vocabularies["<copy>"], model.base_model.get_input_embeddings().weight
-    there = [(index + 3) % 400 for index in range(100)]
-    assert torch.equal(made.weight[there], own)
-    rest = made.weight[[index for index in range(400) if index not in there]]
-    assert rest.std().item() == pytest.approx(0.02, rel=0.1)
-    head = model.base_model.get_output_embeddings()
-    assert (made.output is None) == (head.weight is own)
-    if made.output is not None:
-        assert torch.equal(made.output[there], head.weight)
-    assert (made.bias is None) == (head.bias is None)
-    if made.bias is not None:
-        assert torch.equal(made.bias[there], head.bias)
-        assert made.bias.count_nonzero() <= 100
-    model.add_embeddings("again", tokenizer(100), "copy", tokenizer(400, 3))  # from other new ones
-    assert torch.equal(model.vocabularies["<again>"].weight, own)
-    model.add_embeddings("fresh", tokenizer(50))
-    assert model.vocabularies["<fresh>"].weight.std().item() == pytest.approx(0.02, rel=0.15)
-
-
-# ---- files
-
-
-@headed
-def test_saved_and_loaded_they_are_equal(arch, auto, tmp_path):
-    model, inputs = adapted(arch, METHODS["lora"], auto=auto), batch(arch)
-    like(model, words=120, shift=5)
-    randomise(model.vocabularies, 0.2, seed=6)
-    expected = run(model, inputs)
-    model.save_embeddings(tmp_path / "a" / "b", "copy", tokenizer(120, 5))
-    fresh = adapted(arch, METHODS["lora"], auto=auto)
-    loaded = fresh.load_embeddings(tmp_path / "a" / "b")
-    assert loaded is not None and loaded.get_vocab() == tokenizer(120, 5).get_vocab()
-    assert fresh.active_embeddings == "copy"
-    assert torch.equal(run(fresh, inputs), expected)
-    assert fresh.load_embeddings(tmp_path / "a" / "b", "more") is not None
-    assert fresh.active_embeddings == "more"
-    fresh.save_embeddings(tmp_path / "own", "default")
-    assert fresh.load_embeddings(tmp_path / "own", "theirs") is None
-    fresh.set_active_embeddings("theirs")
-    copied = run(fresh, inputs)
-    fresh.set_active_embeddings("default")
-    assert gap(run(fresh, inputs), copied) < 1e-6
-
-
-def test_adapterhubs_file_is_read(tmp_path):
-    model, inputs = adapted("bert"), batch("bert")
-    like(model, words=120)
-    expected, weight = run(model, inputs), model.vocabularies["<copy>"].weight
-    torch.save(weight, tmp_path / "embedding.pt")
-    fresh = adapted("bert")
-    with pytest.raises(AdapterNameError, match="have no name of their own; give one"):
-        fresh.load_embeddings(tmp_path)
-    assert fresh.load_embeddings(tmp_path, "en") is None
-    assert torch.equal(run(fresh, inputs), expected)
-    llama = adapted("llama", auto=CAUSAL)
-    with pytest.raises(CheckpointError, match="has no output embedding, and this model has one of its own"):
-        llama.load_embeddings(tmp_path, "en")
-    (tmp_path / "embedding.pt").write_bytes(pickle.dumps(print, protocol=2))
-    with pytest.raises(CheckpointError, match="weights-only loader"):
-        fresh.load_embeddings(tmp_path, "x")
-    torch.save([1], tmp_path / "embedding.pt")
-    with pytest.raises(CheckpointError, match="is no table of words"):
-        fresh.load_embeddings(tmp_path, "x")
-
-
-def test_files_that_do_not_fit_are_refused(tmp_path):
-    model = adapted("bert", auto=MASKED)
-    like(model, words=120)
-    model.save_embeddings(tmp_path / "mlm", "copy")
-    with pytest.raises(CheckpointError, match="was made for a bert, and this model is a gpt2"):
-        adapted("gpt2").load_embeddings(tmp_path / "mlm")
-    bare = adapted("bert")
-    with pytest.raises(CheckpointError, match="'bias' has no place"):
-        bare.load_embeddings(tmp_path / "mlm")
-    assert bare.active_embeddings == "default" and not len(bare.vocabularies)
-    other = hf.BertModel(hf.BertConfig(vocab_size=100, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
-    narrow = adaptrain.init(other)
-    narrow.add_embeddings("n", tokenizer(20))
-    narrow.save_embeddings(tmp_path / "n", "n")
-    with pytest.raises(CheckpointError, match=r"'weight' is \(20, 16\), this model needs \(20, 32\)"):
-        bare.load_embeddings(tmp_path / "n")
-    with pytest.raises(CheckpointError):
-        bare.load_embeddings(tmp_path / "nowhere")
-    (tmp_path / "n" / "embeddings_config.json").write_text('{"format": "x"}')
-    with pytest.raises(CheckpointError, match="has the format 'x'"):
-        bare.load_embeddings(tmp_path / "n")
 
 
 # ---- refusals
