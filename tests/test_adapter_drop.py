@@ -13,9 +13,9 @@ from adaptrain.composition import Average, Parallel, Split, Stack
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import CheckpointError, CompositionError, ConfigError, UnsupportedError
 from adaptrain.methods import ConfigUnion, LoRAConfig, LoReftConfig, MethodConfig, PrefixTuningConfig
+from foreign_folders import REFERENCE
 from matrix import METHODS, adapted, add, base, batch, gap, run
 
-REFERENCE = Path(__file__).parent / "reference"
 LAW = [
     ("bert", "bn-norms"),
     ("bert", "compacter"),

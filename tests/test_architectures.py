@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaModel
 
 import adaptrain
 from adaptrain.architectures import architecture_of, read_architecture
@@ -23,22 +22,7 @@ from adaptrain.architectures.written import names_file
 from adaptrain.errors import ConfigError, UnsupportedError
 from adaptrain.sites.paths import fitting
 from matrix import ARCHITECTURES, KINDS, METHODS, add, base, batch, gap, run
-
-
-class NovelConfig(hf.LlamaConfig):
-    model_type = "novel"
-
-
-class NovelModel(LlamaModel):
-    config_class = NovelConfig
-
-
-def novel() -> NovelModel:
-    """A LLaMA under a name that nobody knows."""
-    config = ARCHITECTURES["llama"].config().to_dict()
-    model = NovelModel(NovelConfig(**{**config, "model_type": "novel"})).eval()
-    model.load_state_dict(base("llama").state_dict())
-    return model
+from novel_model import novel
 
 
 class OwnConfig(hf.GPT2Config):

@@ -10,7 +10,7 @@ import yaml
 
 import tiny_run
 from adaptrain.cli.main import main
-from test_cli_train import MODEL, RECIPE, TASK, folders
+from written_recipe import folders, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,8 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch, shared):
-    base, mirror = shared
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "model.yaml").write_text(MODEL.format(base=base))
-    (tmp_path / "task.yaml").write_text(TASK.format())
-    (tmp_path / "recipes" / "tiny.yaml").write_text(RECIPE.format(mirror=mirror))
-    return tmp_path
+    return write_recipe(tmp_path, *shared)
 
 
 FILE = """

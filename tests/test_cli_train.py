@@ -12,31 +12,7 @@ import yaml
 
 import tiny_run
 from adaptrain.cli.main import main
-
-MODEL = "name: {base}\n"
-TASK = """\
-name: mood
-type: classification
-path: somebody/mood
-columns: {{text: sentence}}
-labels: [bad, good]
-metric: mcc
-extra_metrics: [accuracy]
-"""
-RECIPE = """\
-# adaptrain train recipe=tiny
-defaults:
-  - override /model: ./model.yaml
-  - override /task: ./task.yaml
-data:
-  mirror: {mirror}
-trainer:
-  epochs: 2
-  batch_size: 16
-  learning_rate: 5e-3
-  precision: fp32
-  device: cpu
-"""
+from written_recipe import folders, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +24,8 @@ def shared(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch, shared):
     """A user's folder with a model, a task and a recipe of his own."""
-    base, mirror = shared
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "model.yaml").write_text(MODEL.format(base=base))
-    (tmp_path / "task.yaml").write_text(TASK.format())
-    (tmp_path / "recipes" / "tiny.yaml").write_text(RECIPE.format(mirror=mirror))
-    return tmp_path
+    return write_recipe(tmp_path, *shared)
 
 
 def run(capsys, *arguments):
@@ -62,10 +33,6 @@ def run(capsys, *arguments):
     code = main(arguments)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-def folders(recipe="tiny"):
-    return sorted(path for path in Path("outputs", recipe).iterdir())
 
 
 def test_train_then_eval_with_nothing_else_given(capsys, work, monkeypatch):

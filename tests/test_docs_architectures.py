@@ -13,8 +13,8 @@ import adaptrain
 from adaptrain.architectures import architectures, read_architecture
 from adaptrain.config.library import library
 from matrix import ARCHITECTURES, adapted, base, batch, run
-from test_architectures import novel
-from test_embeddings import tokenizer
+from novel_model import novel
+from other_words import tokenizer
 
 DOCS = library().conf.parent / "docs"
 PAGE = (DOCS / "architectures.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ import adaptrain
 
 ROOT = Path(adaptrain.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.glob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 FLOORS = [
@@ -193,7 +194,7 @@ def test_only_the_screen_prints(path):
     assert printed == [] or name.startswith(PRINTERS)
 
 
-@files
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(path.parents[1])))
 def test_a_file_can_be_read_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
     assert path.name not in {"utils.py", "helpers.py", "misc.py", "common.py"}

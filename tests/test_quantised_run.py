@@ -21,7 +21,7 @@ from adaptrain.training.precision import find_hardware
 from adaptrain.training.prepare import prepare
 from adaptrain.training.run import complete, train
 from matrix import base as tiny
-from test_quantised import ao, bnb
+from tiny_quantised import ao, bnb
 from tiny_run import Recorder, run_config, save_base, save_data
 
 KINDS = [

@@ -90,8 +90,7 @@ def model(base: Path) -> Any:
 
 
 def reader_of(base: Path, model: Any, **data: Any) -> TaggingReader:
-    tokenizer = tokenizer_of(base)
-    return TaggingReader.of(tokenizer, model.base_model, DataConfig(**data))
+    return TaggingReader.of(tokenizer_of(base), model.base_model, DataConfig(**data))
 
 
 def rows_of(words: list[list[str]], tags: list[list[int]] | None = None) -> Rows:
