@@ -384,6 +384,7 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, tmp_path:
     assert any(" of 300 rows are read in several windows of at most 20 tokens" in note for note in told.of("note"))
     settings = json.loads((result.folder / "task.json").read_text())["settings"]
     assert set(settings) == {"no_answer_threshold"}
+    assert told.of("note")[-1] == f"no_answer_threshold={settings['no_answer_threshold']:.4g}, chosen on split 'dev'"
     again = evaluate_folder(result.folder)
     assert again.reproduced and again.metrics == pytest.approx(line["metrics"])
     assert evaluate_folder(result.folder, batch_size=3).score == pytest.approx(again.score)

@@ -39,7 +39,8 @@ class Progress:
 
 
 class Display(Protocol):
-    """Told of everything that happens in a run, in this order: notes, start, steps and evaluations, stop."""
+    """Told of everything that happens in a run, in this order: notes, start, steps and evaluations, what was chosen
+    after them (notes), stop."""
 
     def note(self, text: str) -> None:
         """Something worth knowing, a sentence."""

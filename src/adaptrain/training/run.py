@@ -112,6 +112,8 @@ def train(
             state = _train(run, log)
             trained = time.perf_counter()
             run.calibrate()
+            for name, value in run.settings.items():
+                log.note(f"{name}={value:.4g}, chosen on split '{config.task.splits.validation}'")
             predictions = run.predict(run.reported)
             done = time.perf_counter()
         finally:
