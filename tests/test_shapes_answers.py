@@ -33,7 +33,8 @@ from adaptrain.tasks.shapes import SHAPES, Answered
 from adaptrain.tasks.shapes.answers import LONGEST, best_span
 from adaptrain.tasks.sources import FolderSource
 from adaptrain.tasks.windows import WindowReader
-from adaptrain.training.run import train
+from adaptrain.training.prepare import prepare
+from adaptrain.training.run import complete, train
 
 QA = SHAPES["question_answering"]
 TASK = TaskConfig(
@@ -387,6 +388,11 @@ def test_a_run_learns_and_its_folder_evaluates_to_the_same(base: Path, tmp_path:
     assert told.of("note")[-1] == f"no_answer_threshold={settings['no_answer_threshold']:.4g}, chosen on split 'dev'"
     again = evaluate_folder(result.folder)
     assert again.reproduced and again.metrics == pytest.approx(line["metrics"])
+    best = max(evaluation.score for evaluation, _ in told.of("evaluated"))
+    assert evaluate_folder(result.folder, split="dev").score == pytest.approx(best)
+    fresh = prepare(*complete(config))  # epoch and threshold are chosen together, from the first
+    chosen, plain = fresh.choose().scores(), fresh.predict("validation").scores()
+    assert chosen["squad_v2_f1"] == pytest.approx(plain["squad_v2_best_f1"]) and chosen != pytest.approx(plain)
     assert evaluate_folder(result.folder, batch_size=3).score == pytest.approx(again.score)
     lines = [json.loads(each) for each in (result.folder / "predictions.jsonl").read_text().splitlines()]
     assert set(lines[0]) == {"index", "label", "prediction", "no_answer"} and len(lines) == 40

@@ -91,7 +91,7 @@ def _train_apart(run: PreparedBranches, display: Display) -> dict[str, TrainStat
         plan = Plan(
             rows=own.splits["train"].encoded,
             collate=own.reader.collate,
-            evaluate=lambda own=own: own.predict("validation").scores(),
+            evaluate=lambda own=own: own.choose().scores(),
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             steps=total_steps(len(own.splits["train"].encoded), config.trainer),
@@ -119,7 +119,7 @@ def _train_mixed(run: PreparedBranches, display: Display) -> dict[str, TrainStat
         steps = config.trainer.max_steps or config.trainer.epochs * count
 
     def evaluate() -> dict[str, float]:
-        return averaged({name: own.predict("validation").scores() for name, own in runs.items()}, metrics)
+        return averaged({name: own.choose().scores() for name, own in runs.items()}, metrics)
 
     plan = Plan(rows, collate, evaluate, metric.name, metric.higher_is_better, steps, config.seed)
     state = TrainState(make_optimizer(run.model.trainable_parameters(), config.trainer, run.model.rate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,22 @@ class Prepared:
         size, task, begin = self.config.trainer.eval_batch_size, self.config.task, self.begin(role)
         return predict(self.model, self.reader, self.splits[role], task, size, self.hardware, begin, self.settings)
 
+    def choose(self) -> Predictions:
+        """What the model, as it is now, says of the split that chooses, with the settings that are best there: epochs
+        and settings are chosen together."""
+        said = self.predict("validation")
+        return replace(said, settings=SHAPES[self.config.task.type].calibrate(said)) if self.calibrates else said
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether scores depend on something that is chosen on one split for another. Where one split does both,
+        nothing is chosen: the score would be an upper bound."""
+        return self.reported != "validation" and type(SHAPES[self.config.task.type]).calibrate is not Shape.calibrate
+
     def calibrate(self) -> None:
-        """Choose on one split what the scores of another depend on. Where one split does both, nothing is chosen: the
-        score would be an upper bound."""
-        shape = SHAPES[self.config.task.type]
-        if self.reported != "validation" and type(shape).calibrate is not Shape.calibrate:
-            self.settings.update(shape.calibrate(self.predict("validation")))
+        """Keep what is chosen for the model as it is now."""
+        if self.calibrates:
+            self.settings.update(self.choose().settings)
 
     def parameter_counts(self) -> tuple[int, int, int]:
         """Numbers that train in the adapter, in the head, and those of the base model."""

@@ -191,7 +191,7 @@ def _train(run: Prepared, display: Display) -> TrainState:
     plan = Plan(
         rows=rows,
         collate=run.reader.collate,
-        evaluate=lambda: run.predict("validation").scores(),
+        evaluate=lambda: run.choose().scores(),
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         steps=total_steps(len(rows), config.trainer),
