@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import tiny_run
 from adaptrain.cli.main import main
+from written_recipe import TASK
 
 RECIPE = """\
 # adaptrain train recipe=NAME
@@ -29,15 +30,6 @@ trainer:
   learning_rate: 5e-3
   precision: fp32
   device: cpu
-"""
-MOOD = """\
-name: mood
-type: classification
-path: somebody/mood
-columns: {text: sentence}
-labels: [bad, good]
-metric: mcc
-extra_metrics: [accuracy]
 """
 NUMBER = """\
 name: number
@@ -80,7 +72,7 @@ def made(tmp_path_factory):
     (base / "config.json").write_text(json.dumps(config))
     (folder / "recipes").mkdir()
     (folder / "model.yaml").write_text(f"name: {base}\n")
-    (folder / "mood.yaml").write_text(MOOD)
+    (folder / "mood.yaml").write_text(TASK)
     (folder / "number.yaml").write_text(NUMBER)
     for name, more in BRANCHES.items():
         text = RECIPE.replace("{mirror}", str(mirror)) + more

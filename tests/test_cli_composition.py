@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import tiny_run
 from adaptrain.cli.main import main
+from written_recipe import TASK
 
 RECIPE = """\
 # adaptrain train recipe=NAME
@@ -33,15 +34,6 @@ composition: fuse(first, second)
 adapters:
   first: {path: outputs/one}
   second: {path: outputs/two}
-"""
-TASK = """\
-name: mood
-type: classification
-path: somebody/mood
-columns: {text: sentence}
-labels: [bad, good]
-metric: mcc
-extra_metrics: [accuracy]
 """
 
 

@@ -254,6 +254,7 @@ def test_all_mistakes_at_once_from_every_place(own_recipes):
         ("word", "cannot be read as key=value (there is no `=`); quote a value that has spaces"),
         ("lora_coal", "(there is no `=`), did you mean 'lora_cola'? A recipe is chosen by recipe=NAME"),
         ("./mine.yaml", "is a file; say what of: recipe=./mine.yaml, or task=, adapter=, model="),
+        ("mine.yml", "is a file; say what of: recipe=mine.yml, or task=, adapter=, model="),
         ("--trainer.epochs=3", "has no dashes: key=value, such as trainer.epochs=…"),
         ("trainer=5", "there is no trainer '5'"),
     ],

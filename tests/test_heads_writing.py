@@ -15,12 +15,8 @@ WRITERS = [
 ]
 
 
-# ---- the output embedding
-
-
-@pytest.mark.parametrize("arch", WRITERS)
-def test_one_layer_is_the_output_embedding_that_is_tied(arch):
-    """Scale and cap of the family included; an invertible adapter is undone before it."""
+def named_and_own(arch):
+    """The same base twice: with a named head that writes, `a`, and under a model with a tied output embedding."""
     row = ARCHITECTURES[arch]
     model, config = adapted(arch), row.config()
     config.tie_word_embeddings = True
@@ -31,13 +27,23 @@ def test_one_layer_is_the_output_embedding_that_is_tied(arch):
     lm.tie_weights()
     lm = adaptrain.init(lm.eval())
     (model.add_causal_lm_head if row.decoder else model.add_seq2seq_lm_head)("a")
+    return model, lm
+
+
+# ---- the output embedding
+
+
+@pytest.mark.parametrize("arch", WRITERS)
+def test_one_layer_is_the_output_embedding_that_is_tied(arch):
+    """Scale and cap of the family included; an invertible adapter is undone before it."""
+    model, lm = named_and_own(arch)
     inputs = batch(arch)
     for each in (model, lm):
         add(each, "b", METHODS["seq_bn_inv"])
         each.set_active_adapters("b")
     assert model.active_head == "a"
     assert gap(run(model, inputs), run(lm, inputs)) < 1e-5
-    if not row.decoder:
+    if not ARCHITECTURES[arch].decoder:
         del inputs["decoder_input_ids"]
         labels = torch.tensor([[7, 8, 9, 11], [5, 6, -100, -100]])
         with torch.no_grad():
@@ -52,16 +58,7 @@ def test_one_layer_is_the_output_embedding_that_is_tied(arch):
 @pytest.mark.parametrize("arch", WRITERS)
 def test_a_named_head_generates_as_the_models_own_does(arch):
     """Under the active adapter, with the cache; of two layers as without one."""
-    row = ARCHITECTURES[arch]
-    model, config = adapted(arch), row.config()
-    config.tie_word_embeddings = True
-    kind = hf.AutoModelForCausalLM if row.decoder else hf.AutoModelForSeq2SeqLM
-    auto = hf.AutoModelForSpeechSeq2Seq if arch == "whisper" else kind
-    lm = auto.from_config(config, attn_implementation=row.attention[0])
-    lm.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
-    lm.tie_weights()
-    lm = adaptrain.init(lm.eval())
-    (model.add_causal_lm_head if row.decoder else model.add_seq2seq_lm_head)("a")
+    model, lm = named_and_own(arch)
     for each in (model, lm):
         add(each, "b", METHODS["seq_bn"])
         each.set_active_adapters("b")

@@ -65,9 +65,10 @@ def split(
                 options[name] = value
         elif argument.startswith("-") and argument != "-":
             known = [*flags, *valued, *several, "--help"]
-            keys = f". Keys of a config have no dashes: {name.lstrip('-').replace('-', '_')}=…"
             told = unknown("option", name, known, "The options are")
-            raise UsageError(told if nearest(name, known) else told + keys)
+            if not nearest(name, known):
+                told += f". Keys of a config have no dashes: {name.lstrip('-').replace('-', '_')}=…"
+            raise UsageError(told)
         elif equals or argument.startswith("~"):
             overrides.append(argument)
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptrain.cli.arguments import read_columns, split
 from adaptrain.cli.screen import print_rows
+from adaptrain.config.library import is_yaml
 from adaptrain.errors import DataError, UsageError, listed
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     found = split(arguments)
     if len(found.paths) > 1:
         raise UsageError(f"adaptrain data takes one PATH, not {len(found.paths)}: {listed(found.paths)}")
-    for path in found.paths:
-        if path.endswith((".yaml", ".yml")):
-            raise UsageError(f"{path} is no data but says where they are: adaptrain data task={path}")
+    if found.paths and is_yaml(found.paths[0]):
+        raise UsageError(f"{found.paths[0]} is no data but says where they are: adaptrain data task={found.paths[0]}")
     named = [override for override in found.overrides if override.split("=")[0] in ("task", "recipe")]
     if found.paths and named:
         raise UsageError(f"PATH and {listed(named)} both say what to look at: leave one of them out")

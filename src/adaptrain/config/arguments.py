@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from adaptrain.config.defaults import stand_in, unknown_choice
 from adaptrain.config.documents import COMMAND_LINE, Items, Leaf, Tree
-from adaptrain.config.library import GROUPS, Library, is_path
+from adaptrain.config.library import GROUPS, Library, is_path, is_yaml
 from adaptrain.errors import UsageError, nearest
 
 _EXPRESSION = re.compile(r"(?!(choice|shuffle|sort|tag|glob)\()\w+\s*\(")
@@ -83,7 +83,7 @@ def _misread(argument: str, reason: str, books: Library) -> str:
     """What somebody meant whose words are no key=value: a recipe, a file, or an option with dashes."""
     if argument in books.choices("recipe"):
         return f"is a recipe; write recipe={argument}"
-    if argument.endswith((".yaml", ".yml")) and "=" not in argument:
+    if is_yaml(argument) and "=" not in argument:
         return f"is a file; say what of: recipe={argument}, or task=, adapter=, model="
     if argument.startswith("-"):
         return f"has no dashes: key=value, such as {argument.lstrip('-').partition('=')[0] or 'seed'}=…"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
@@ -107,17 +107,7 @@ def read(file: Path, label: str) -> Document:
 
 def parse(text: str, label: str) -> Document:
     """The same for YAML that is already in memory."""
-    document = _parse(text, label)
-    return replace(document, tree=_fresh(document.tree), problems=[*document.problems])
-
-
-def _fresh(tree: Tree) -> Tree:
-    """A copy, for whoever lays trees over each other in place."""
-    return type(tree)({key: _fresh(value) if isinstance(value, dict) else _own(value) for key, value in tree.items()})
-
-
-def _own(leaf: Leaf) -> Leaf:
-    return replace(leaf, value=deepcopy(leaf.value)) if isinstance(leaf.value, list | dict) else leaf
+    return deepcopy(_parse(text, label))  # whoever lays trees over each other does so in place
 
 
 @lru_cache(maxsize=256)  # the cells of a sweep are composed from the same files

@@ -64,9 +64,14 @@ class Library:
         return sum((folder / f"{name}{SUFFIX}").is_file() for folder in self.recipes) > 1
 
 
+def is_yaml(name: str) -> bool:
+    """Whether a name is that of a YAML file."""
+    return name.endswith((SUFFIX, ".yml"))
+
+
 def is_path(choice: str) -> bool:
     """Whether a choice is written as a path rather than a name."""
-    return choice.endswith(SUFFIX) or "/" in choice or os.sep in choice
+    return is_yaml(choice) or "/" in choice or os.sep in choice
 
 
 def library() -> Library:
