@@ -194,6 +194,7 @@ def test_an_interrupt_is_told_in_one_line():
         import os, signal
         from adaptrain.cli import verbs
         from adaptrain.cli.main import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
         def act(arguments): os.kill(os.getpid(), signal.SIGINT)
         verbs.Verb.load = lambda self: act
         raise SystemExit(main(["ls"]))
