@@ -26,6 +26,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """New tensors and modules are float64, and stay so inside a model: see `float64.py`."""
+    import torch
+
+    from float64 import Float64
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Float64():
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
     """Only this machine can be reached: a test that needs more fails where it tries, instead of passing at home."""

@@ -161,4 +161,4 @@ def refused(folder: Path, *said: str, model: adaptrain.AdaptedModel | None = Non
 
 def same(model: Any, plain: Any, arch: str = "bert") -> bool:
     """Whether both say the same of a batch of the family."""
-    return gap(run(model, batch(arch)), run(plain, batch(arch))) < 1e-5
+    return gap(run(model, batch(arch)), run(plain, batch(arch))) < 1e-10

@@ -46,6 +46,7 @@ from adaptrain.methods import (
     VeraConfig,
 )
 from adaptrain.model import AdaptedModel
+from float64 import Float64
 from model_copies import copies
 from tiny_architectures import ARCHITECTURES
 
@@ -221,7 +222,7 @@ def _base(arch: str, attention: str, auto: type) -> hf.PreTrainedModel:
     make = getattr(auto, "from_config", None) or auto._from_config  # transformers' Auto classes lack SigLIP's texts
     model = make(ARCHITECTURES[arch].config(), attn_implementation=attention)
     randomise(model, 0.15, seed=1)
-    return model.eval()
+    return model.double().eval()
 
 
 @cache
@@ -274,7 +275,8 @@ def add(
 def batch(arch: str, lengths: tuple[int, ...] = (7, 4), seed: int = 3, side: str | None = None) -> dict[str, Tensor]:
     """A padded batch: on the left for decoders, on the right for the others. An image has no length; of sound, a length
     is the number of frames."""
-    return {key: value.clone() for key, value in _batch(arch, lengths, seed, side).items()}
+    inputs = _batch(arch, lengths, seed, side)
+    return {key: value.double() if value.is_floating_point() else value.clone() for key, value in inputs.items()}
 
 
 @cache
@@ -338,7 +340,8 @@ def visible(arch: str, inputs: dict[str, Tensor], output: Tensor) -> Tensor:
 @torch.no_grad()
 def run(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What the model says: logits where it has a head, hidden states where it has none."""
-    return said(model(**inputs))
+    with Float64():
+        return said(model(**inputs))
 
 
 def said(outputs: Any) -> Tensor:

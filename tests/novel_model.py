@@ -19,6 +19,6 @@ class NovelModel(LlamaModel):
 def novel() -> NovelModel:
     """A LLaMA under a name that nobody knows."""
     config = ARCHITECTURES["llama"].config().to_dict()
-    model = NovelModel(NovelConfig(**{**config, "model_type": "novel"})).eval()
+    model = NovelModel(NovelConfig(**{**config, "model_type": "novel"})).double().eval()
     model.load_state_dict(base("llama").state_dict())
     return model

@@ -36,7 +36,7 @@ def test_linear_is_the_weighted_sum_of_every_tensor(method):
     a, b, c = (tensors(model, name) for name in "abc")
     for key, found in tensors(model, "m").items():
         due = -0.2 * a[key].to(WIDE) + 0.9 * b[key].to(WIDE) + 0.3 * c[key].to(WIDE)
-        assert gap(found, due) < 1e-6
+        assert gap(found, due) < 1e-10
     assert model.get_adapter("m").config == METHODS[method]
     before = said_with(model, "m", arch)
     assert before.isfinite().all()
@@ -56,7 +56,7 @@ def test_weights_are_divided_by_their_sum_and_are_equal_by_default(strategy):
         pairs = zip(tensors(model, one).values(), tensors(model, other).values(), strict=True)
         assert all(gap(*pair) < 1e-7 for pair in pairs)
     key = "encoder.0.attention.query.lora.A"
-    assert gap(tensors(model, "equal")[key], (tensors(model, "a")[key] + tensors(model, "b")[key]) / 2) < 1e-6
+    assert gap(tensors(model, "equal")[key], (tensors(model, "a")[key] + tensors(model, "b")[key]) / 2) < 1e-10
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "prefix_tuning", "unipelt"])
@@ -65,7 +65,7 @@ def test_the_average_of_one_adapter_with_itself_is_that_adapter(method):
     model.average_adapter("m", ["a", "a", "a"], [0.2, 0.5, 0.3])
     model.average_adapter("first", ["a"])
     assert all(torch.equal(one, tensors(model, "a")[key]) for key, one in tensors(model, "first").items())
-    assert gap(said_with(model, "m"), said_with(model, "a")) < 1e-5
+    assert gap(said_with(model, "m"), said_with(model, "a")) < 1e-10
 
 
 @pytest.mark.parametrize("method", ["lora", "seq_bn", "vera", "ia3", "loreft"])
@@ -73,8 +73,8 @@ def test_task_arithmetic_a_plus_b_minus_b_is_a(method):
     model = model_with(a=METHODS[method], b=METHODS[method])
     model.average_adapter("sum", ["a", "b"], [1, 1], normalize_weights=False)
     model.average_adapter("back", {"sum": 1, "b": -1}, normalize_weights=False)
-    assert all(gap(one, tensors(model, "a")[key]) < 1e-6 for key, one in tensors(model, "back").items())
-    assert gap(said_with(model, "back"), said_with(model, "a")) < 1e-5
+    assert all(gap(one, tensors(model, "a")[key]) < 1e-10 for key, one in tensors(model, "back").items())
+    assert gap(said_with(model, "back"), said_with(model, "a")) < 1e-10
     assert gap(said_with(model, "sum"), said_with(model, "a")) > 1e-3
 
 
@@ -83,7 +83,7 @@ def test_linear_of_lora_has_cross_terms_and_the_svd_has_none():
     model.average_adapter("linear", ["a", "b"])
     model.average_adapter("svd", ["a", "b"], combine_strategy="lora_delta_w_svd", svd_rank=6)
     due = said_with(model, Average("a", "b"))
-    assert gap(said_with(model, "svd"), due) < 1e-5
+    assert gap(said_with(model, "svd"), due) < 1e-10
     assert gap(said_with(model, "linear"), due) > 1e-2
 
 
@@ -96,9 +96,9 @@ def test_negate_b():
     a, b = tensors(model, "a"), tensors(model, "b")
     for key, found in tensors(model, "m").items():
         sign = 1.0 if key.endswith(".A") else -1.0
-        assert gap(found, a[key].to(WIDE) + sign * 0.4 * b[key].to(WIDE)) < 1e-6
+        assert gap(found, a[key].to(WIDE) + sign * 0.4 * b[key].to(WIDE)) < 1e-10
     model.average_adapter("minus", ["a"], [-1], "lora_linear_only_negate_b", normalize_weights=False)
-    assert all(gap(-one, update(model, "a")[site]) < 1e-6 for site, one in update(model, "minus").items())
+    assert all(gap(-one, update(model, "a")[site]) < 1e-10 for site, one in update(model, "minus").items())
 
 
 SVD_CASES = {
@@ -129,9 +129,9 @@ def test_svd_of_enough_rank_is_the_weighted_sum_of_the_updates(case):
     assert config.init_weights == "lora"
     a, b = update(model, "a"), update(model, "b")
     for site, found in update(model, "m").items():
-        assert gap(found, 0.75 * a[site] + 0.25 * b[site]) < 1e-5
+        assert gap(found, 0.75 * a[site] + 0.25 * b[site]) < 1e-10
     due = said_with(model, Average("a", "b", weights=[0.75, 0.25]), arch)
-    assert gap(said_with(model, "m", arch), due) < 2e-5
+    assert gap(said_with(model, "m", arch), due) < 1e-10
     assert gap(said_with(model, "a", arch), due) > 1e-2
 
 
@@ -151,7 +151,7 @@ def test_doubling_the_rank_does_not_halve_the_effect():
     model = model_with(a=LoRAConfig(r=3, alpha=5))
     for rank in (3, 6, 12):
         model.average_adapter(f"m{rank}", ["a"], None, "lora_delta_w_svd", svd_rank=rank)
-        assert gap(said_with(model, f"m{rank}"), said_with(model, "a")) < 1e-5
+        assert gap(said_with(model, f"m{rank}"), said_with(model, "a")) < 1e-10
 
 
 def test_cut_pads_with_directions_that_can_be_trained():
@@ -190,7 +190,7 @@ def test_trimming_keeps_at_least_one_and_at_most_all():
 def test_ties_of_one_dense_adapter_is_that_adapter(method):
     model = model_with(a=METHODS[method])
     model.average_adapter("m", ["a", "a"], None, "ties", density=1.0)
-    assert gap(said_with(model, "m"), said_with(model, "a")) < 1e-5
+    assert gap(said_with(model, "m"), said_with(model, "a")) < 1e-10
 
 
 THIN = {name: METHODS[name] for name in ("lora", "vera", "seq_bn", "par_bn", "noreft", "direft", "phm-own")}
@@ -202,7 +202,7 @@ THIN |= {"glow": METHODS["double_seq_bn_inv-glow"], "union": ConfigUnion(IA3Conf
 def test_an_adapter_whose_numbers_are_all_taken_out_changes_nothing(method):
     model = model_with(a=THIN[method])
     model.average_adapter("m", ["a"], None, "dare", density=1e-12)
-    assert gap(said_with(model, "m"), said_with(model, None)) < 1e-5
+    assert gap(said_with(model, "m"), said_with(model, None)) < 1e-10
     assert gap(said_with(model, "a"), said_with(model, None)) > 1e-2
 
 
@@ -211,7 +211,7 @@ def test_ties_on_the_model_is_ties_on_its_tensors():
     model.average_adapter("m", {"a": 1, "b": 3}, combine_strategy="ties", density=0.3)
     a, b = tensors(model, "a"), tensors(model, "b")
     for key, found in tensors(model, "m").items():
-        assert gap(found, ties([a[key].to(WIDE), b[key].to(WIDE)], [0.25, 0.75], 0.3)) < 1e-6
+        assert gap(found, ties([a[key].to(WIDE), b[key].to(WIDE)], [0.25, 0.75], 0.3)) < 1e-10
     assert gap(said_with(model, "m"), said_with(model, "a")) > 1e-3
 
 
@@ -224,7 +224,7 @@ def test_on_updates_of_different_rank(strategy):
     for site in sorted(a):
         pair = [a[site], b[site]]
         due = ties(pair, [0.5, 0.5], 0.5) if strategy == "ties" else dare(pair, [0.5, 0.5], 0.5, generator)
-        assert gap(update(model, "m")[site], due) < 1e-5
+        assert gap(update(model, "m")[site], due) < 1e-10
 
 
 def test_dare_draws_what_its_seed_says_and_touches_no_other_generator():
@@ -262,7 +262,7 @@ def test_overwriting_activating_and_training_on():
     due = said_with(model, Average("a", "b"))
     model.average_adapter("a", ["a", "b"], None, "lora_delta_w_svd", overwrite_ok=True, set_active=True, svd_rank=6)
     assert str(model.active_adapters) == "a"
-    assert gap(run(model, batch("bert")), due) < 1e-5
+    assert gap(run(model, batch("bert")), due) < 1e-10
     model.train_adapter("a")
     model(**batch("bert")).last_hidden_state.sum().backward()
     assert all(parameter.grad is not None for parameter in model.get_adapter("a").parameters())
@@ -296,8 +296,8 @@ def test_heads():
     model.average_head("m", ["one", "two"], [3, 1])
     assert model.active_head == "two"
     one, two, mean = (model.heads[f"<{name}>"].state_dict() for name in ("one", "two", "m"))
-    assert all(gap(mean[key], 0.75 * one[key].to(WIDE) + 0.25 * two[key].to(WIDE)) < 1e-6 for key in mean)
+    assert all(gap(mean[key], 0.75 * one[key].to(WIDE) + 0.25 * two[key].to(WIDE)) < 1e-10 for key in mean)
     model.average_head("m", {"one": 1, "two": -1}, normalize_weights=False, overwrite_ok=True, set_active=True)
     assert model.active_head == "m"
-    assert gap(model.heads["<m>"].state_dict()["out.bias"], one["out.bias"] - two["out.bias"]) < 1e-6
+    assert gap(model.heads["<m>"].state_dict()["out.bias"], one["out.bias"] - two["out.bias"]) < 1e-10
     assert run(model, batch("bert")).shape == (2, 3)

@@ -42,15 +42,15 @@ def test_parallel_has_a_head_a_branch(arch):
     outputs = model(**inputs, labels=LABELS)
     assert [output.logits.shape for output in outputs] == [(3, 2), (3, 3), (3, 2)]
     for found, expected in zip(outputs, singles, strict=True):
-        assert gap(found.logits, expected.logits) < 2e-5 and gap(found.loss, expected.loss) < 2e-5
-    assert gap(outputs.loss, sum(single.loss for single in singles)) < 1e-4
+        assert gap(found.logits, expected.logits) < 1e-10 and gap(found.loss, expected.loss) < 2e-5
+    assert gap(outputs.loss, sum(single.loss for single in singles)) < 1e-10
     assert outputs["b"] is outputs[1] and outputs.rows == ((0, 1, 2),) * 3
     own = [torch.tensor([0, 1, 1]), None, torch.tensor([1, 1, 1])]
     for labels in (own, {"a": own[0], "c": own[2]}):
         outputs = model(**inputs, labels=labels)
         assert outputs[1].loss is None
-        assert gap(outputs["c"].loss, alone(model, inputs, "c", labels=own[2]).loss) < 2e-5
-        assert gap(outputs.loss, outputs[0].loss + outputs[2].loss) < 1e-6
+        assert gap(outputs["c"].loss, alone(model, inputs, "c", labels=own[2]).loss) < 1e-10
+        assert gap(outputs.loss, outputs[0].loss + outputs[2].loss) < 1e-10
 
 
 def test_each_share_of_the_rows_has_its_head():
@@ -67,7 +67,7 @@ def test_each_share_of_the_rows_has_its_head():
         assert torch.allclose(outputs["a"].logits, a.logits[rows[0]], atol=2e-5)
         assert torch.allclose(outputs["b"].logits, b.logits[rows[1]], atol=2e-5)
         expected = torch.nn.functional.cross_entropy(b.logits[rows[1]], LABELS[rows[1]])
-        assert gap(outputs["b"].loss, expected) < 2e-5
+        assert gap(outputs["b"].loss, expected) < 1e-10
         assert (outputs["a"].loss is None) == (not rows[0]) and torch.isfinite(outputs.loss)
 
 
@@ -77,8 +77,8 @@ def test_one_head_over_all_branches_reads_all_rows():
     model.active_head = "b"
     outputs = model(**inputs, labels=LABELS)
     assert outputs.logits.shape == (6, 3)
-    assert gap(outputs.logits[:3], alone(model, inputs, "a", "b").logits) < 2e-5
-    assert gap(outputs.loss, (alone(model, inputs, "a", "b").loss + alone(model, inputs, "b").loss) / 2) < 2e-5
+    assert gap(outputs.logits[:3], alone(model, inputs, "a", "b").logits) < 1e-10
+    assert gap(outputs.loss, (alone(model, inputs, "a", "b").loss + alone(model, inputs, "b").loss) / 2) < 1e-10
 
 
 def test_a_setup_takes_the_heads_of_its_own_composition():
@@ -110,7 +110,7 @@ def test_setups_hold_in_a_pool_of_threads_and_under_gradient_checkpointing():
     expected = [logits(tree) for tree in trees]
     with ThreadPoolExecutor(4) as pool:
         for found, one in zip(pool.map(logits, trees), expected, strict=True):
-            assert all(gap(x, y) < 1e-6 for x, y in zip(found, one, strict=True))
+            assert all(gap(x, y) < 1e-10 for x, y in zip(found, one, strict=True))
 
     def gradients(checkpointed: bool):
         model.train_adapter(MultiTask("a", Stack("b", "c")))
@@ -130,7 +130,7 @@ def test_setups_hold_in_a_pool_of_threads_and_under_gradient_checkpointing():
 
     plain = gradients(False)
     for name, gradient in gradients(True).items():
-        assert gap(gradient, plain[name]) < 1e-5, name
+        assert gap(gradient, plain[name]) < 1e-10, name
 
 
 def test_training_a_composition_trains_its_adapters_and_its_heads():

@@ -75,7 +75,7 @@ WITHOUT_SHARED = [(arch, case) for arch in ENCODERS for case in ("compacter39", 
 
 def golden(arch: str, attention: str = "sdpa") -> tuple[adaptrain.AdaptedModel, dict[str, Tensor]]:
     auto = hf.AutoModelForCausalLM if arch == "gpt2" else hf.AutoModel
-    model = auto.from_pretrained(REFERENCE / arch / "base", attn_implementation=attention)
+    model = auto.from_pretrained(REFERENCE / arch / "base", attn_implementation=attention).double()
     inputs = {key: torch.tensor(value) for key, value in np.load(REFERENCE / arch / "inputs.npz").items()}
     return adaptrain.init(model).eval(), inputs
 

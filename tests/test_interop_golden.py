@@ -20,6 +20,7 @@ import adaptrain
 from adaptrain.architectures import architectures
 from adaptrain.errors import CheckpointError
 from adaptrain.interop import adapterhub
+from float64 import Float64
 from foreign_folders import REFERENCE, WHERE
 from matrix import copies, gap
 
@@ -54,7 +55,7 @@ EVERY = [
 def _bases(arch: str, attention: str) -> Callable[[], hf.PreTrainedModel]:
     folder = REFERENCE / arch / "base"
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    return copies(getattr(hf, name).from_pretrained(folder, attn_implementation=attention))
+    return copies(getattr(hf, name).from_pretrained(folder, attn_implementation=attention).double())
 
 
 def made(arch: str, attention: str = "eager") -> adaptrain.AdaptedModel:
@@ -62,12 +63,14 @@ def made(arch: str, attention: str = "eager") -> adaptrain.AdaptedModel:
 
 
 def inputs_of(arch: str) -> dict[str, Tensor]:
-    return {key: torch.tensor(value) for key, value in np.load(REFERENCE / arch / "inputs.npz").items()}
+    """In float64, as the model: what differs then is the rounding of the stored numbers, the same on every machine."""
+    inputs = {key: torch.tensor(value) for key, value in np.load(REFERENCE / arch / "inputs.npz").items()}
+    return {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
 
 
 def run(model: adaptrain.AdaptedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Logits, hidden states, or of two towers both embeddings, one below the other."""
-    with torch.no_grad():
+    with torch.no_grad(), Float64():
         out = model(**inputs)
     if "text_embeds" in out:
         return torch.cat([out.text_embeds, out.image_embeds])

@@ -24,6 +24,8 @@ from foreign_folders import (
 )
 from matrix import adapted, base, batch, gap, run
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 # ---- bottlenecks
 
 
@@ -154,7 +156,7 @@ def test_separate_gates_for_keys_and_values(tmp_path):
         folder = folder_of(tmp_path / name, config | {"shared_gating": shared}, own | tensors)
         model = loaded(folder)
         out[name] = run(model, batch("bert"))
-    assert gap(out["one"], out["two"]) < 1e-6
+    assert gap(out["one"], out["two"]) < 1e-10
     assert gap(out["one"], out["apart"]) > 1e-3
     key = "encoder.1.attention.key_value.prefix_tuning.gate.weight"
     assert torch.equal(
@@ -186,7 +188,7 @@ def test_a_prompt_after_the_first_word(tmp_path):
     with torch.no_grad():
         expected = plain.encoder(plain.embeddings(inputs["input_ids"]), attention_mask=None).last_hidden_state
     assert mask.shape == expected.shape[:2]
-    assert gap(run(model, inputs), expected) < 1e-5
+    assert gap(run(model, inputs), expected) < 1e-10
 
 
 # ---- ReFT
@@ -221,7 +223,7 @@ def test_a_reft_at_both_ends(tmp_path, tied, subtract):
 
     plain.encoder.layer[1].register_forward_hook(change)
     inputs = batch("bert", lengths)
-    assert gap(run(model, inputs), run(plain, inputs)) < 1e-4
+    assert gap(run(model, inputs), run(plain, inputs)) < 1e-10
 
 
 def test_the_rows_of_a_loreft_are_what_torch_makes_of_them(tmp_path):
@@ -245,8 +247,8 @@ def test_the_rows_of_a_loreft_are_what_torch_makes_of_them(tmp_path):
     assert from_file.keys() == own.keys()
     for i, layer in enumerate(layers):
         rows = own[f"encoder.{i}.hidden.reft.prefix.projection"]
-        assert gap(rows, layer.weight) < 1e-6
-        assert gap(rows @ rows.T, torch.eye(3)) < 1e-5
+        assert gap(rows, layer.weight) < 1e-10
+        assert gap(rows @ rows.T, torch.eye(3)) < 1e-10
     del tensors["encoder.layer.0.reft_layer.refts.t.units.0.projection.parametrizations.weight.0.base"]
     refused(folder_of(tmp_path, config, tensors), "no place here", "weight.original")
 

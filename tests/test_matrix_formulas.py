@@ -75,7 +75,7 @@ def test_lora_is_the_plain_model_with_the_product_added_to_its_weights(arch, met
     attentions = layers + (2 if arch == "bart" else 0)  # and two of them across
     assert merged == attentions * len(config.attn_matrices) + layers * 2 * config.intermediate_lora
     inputs = batch(arch)
-    assert gap(run(model, inputs), run(plain, inputs)) < 1e-5
+    assert gap(run(model, inputs), run(plain, inputs)) < 1e-10
     assert gap(run(model, inputs), run(base(arch).double(), inputs)) > 0.05
 
 
@@ -217,7 +217,7 @@ def test_the_layers_by_hand_are_the_plain_models(arch):
     """The yardstick itself."""
     pairs = by_hand(arch, base(arch).double(), batch(arch), untouched, no_prefix)
     assert len(pairs) == (4 if arch == "bart" else 2)
-    assert max(gap(found, expected) for found, expected in pairs) < 1e-6
+    assert max(gap(found, expected) for found, expected in pairs) < 1e-10
 
 
 ACTIVATIONS = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu, "tanh": torch.tanh}
@@ -284,7 +284,7 @@ def test_a_bottleneck_is_its_formula(arch, name):
 
     pairs = by_hand(arch, model, batch(arch), change, no_prefix)
     assert used == set(tensors)
-    assert max(gap(found, expected) for found, expected in pairs) < 1e-6
+    assert max(gap(found, expected) for found, expected in pairs) < 1e-10
 
 
 @archs
@@ -308,7 +308,7 @@ def test_a_prefix_is_keys_and_values_before_those_of_the_text(arch, method):
 
     pairs = by_hand(arch, model, batch(arch), untouched, prefix)
     assert used == set(tensors)
-    assert max(gap(found, expected) for found, expected in pairs) < 1e-6
+    assert max(gap(found, expected) for found, expected in pairs) < 1e-10
     change = max(gap(found, expected) for found, expected in by_hand(arch, model, batch(arch), untouched, no_prefix))
     assert change > 1e-2
 
@@ -323,7 +323,7 @@ def test_an_ejected_prefix_is_flat_smaller_and_equal(arch):
     assert [key.rpartition(".")[2] for key in model.get_adapter("a").tensors()] == ["prefix"] * (
         3 if arch == "bart" else 1
     )
-    assert gap(run(model, inputs), expected) < 1e-6
+    assert gap(run(model, inputs), expected) < 1e-10
 
 
 # ---- parameter counts

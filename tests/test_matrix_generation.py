@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
+from float64 import Float64
 from matrix import ARCHITECTURES, KINDS, METHODS, QUICK, UNITS, adapted, base, batch, gap, pairs, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
@@ -31,7 +32,7 @@ def test_a_later_token_never_changes_an_earlier_output(arch, method, attention):
             changed = inputs["input_ids"].clone()
             changed[:, position] = (changed[:, position] + 11) % 90 + 5
             after = run(model, inputs | {"input_ids": changed})
-            assert gap(*(out[:, :position][seen[:, :position]] for out in (after, before))) < 1e-6, name
+            assert gap(*(out[:, :position][seen[:, :position]] for out in (after, before))) < 1e-10, name
             assert gap(after[:, position:], before[:, position:]) > 1e-2, name
 
 
@@ -42,7 +43,7 @@ def test_a_later_target_token_never_changes_an_earlier_one(arch, method):
     changed = inputs["decoder_input_ids"].clone()
     changed[:, 3] += 1
     after = run(model, inputs | {"decoder_input_ids": changed})
-    assert gap(after[:, :3], before[:, :3]) < 1e-6
+    assert gap(after[:, :3], before[:, :3]) < 1e-10
     assert gap(after[:, 3:], before[:, 3:]) > 1e-2
     source = inputs["input_ids"].clone()
     source[:, 2] += 1
@@ -58,15 +59,16 @@ def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
     model = adapted(arch, config)
     ids = batch(arch, (7, 7))["input_ids"]
     whole = run(model, {"input_ids": ids})
-    with torch.no_grad():
+    with torch.no_grad(), Float64():
         first = model(input_ids=ids[:, :3], use_cache=True)
         second = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
-    assert gap(torch.cat([first.last_hidden_state, second.last_hidden_state], 1), whole) < 1e-5
+    assert gap(torch.cat([first.last_hidden_state, second.last_hidden_state], 1), whole) < 1e-10
 
 
 def decode(model, inputs, **options):
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0} | options
-    return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    with Float64():
+        return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
 
 
 @pairs(archs=[*DECODERS, *SEQ2SEQS], turns=True, quick=QUICK)
@@ -92,7 +94,7 @@ def same_with_and_without_cache(arch: str, method: str, lengths: tuple[int, ...]
     inputs = {key: batch(arch, lengths)[key] for key in ("input_ids", "attention_mask")}
     cached, plain = (decode(model, inputs, use_cache=use) for use in (True, False))
     assert torch.equal(cached.sequences, plain.sequences)
-    assert max(gap(one, other) for one, other in zip(cached.logits, plain.logits, strict=True)) < 1e-4
+    assert max(gap(one, other) for one, other in zip(cached.logits, plain.logits, strict=True)) < 1e-10
     own = plain_decode(arch, lengths)
     if METHODS[method].has_units:
         assert max(gap(one, other) for one, other in zip(cached.logits, own.logits, strict=True)) > 0.05
@@ -108,7 +110,7 @@ def test_generation_of_a_padded_row_equals_that_of_the_row_alone(arch, method):
     seen = inputs["attention_mask"][0].bool()
     short = {key: value[:1, seen] for key, value in inputs.items()}
     together, single = decode(model, inputs), decode(model, short)
-    assert max(gap(one[:1], other) for one, other in zip(together.logits, single.logits, strict=True)) < 1e-4
+    assert max(gap(one[:1], other) for one, other in zip(together.logits, single.logits, strict=True)) < 1e-10
     assert torch.equal(together.sequences[0, -6:], single.sequences[0, -6:])
 
 

@@ -41,6 +41,7 @@ def gate_of(t: dict[str, Tensor], x: Tensor, mask: Tensor | None, causal: bool =
     return ((scores[..., 0] * weights).sum(1) / weights.sum(1))[:, None, None]
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("normed", [True, False], ids=["post-norm", "pre-norm"])
 def test_adapter_plus_is_final(normed):
     """LN(h + r) + s ⊙ f(LN(h + r)), and nothing of the model's own after it."""
@@ -52,7 +53,7 @@ def test_adapter_plus_is_final(normed):
     out = unit(SublayerState(h, r, norm if normed else None))
     whole = (norm(h + r) if normed else h + r).double()
     assert out.final
-    assert gap(out.h, whole + t["scaling"] * f(t, whole, F.gelu)) < 1e-5
+    assert gap(out.h, whole + t["scaling"] * f(t, whole, F.gelu)) < 1e-10
 
 
 @pytest.mark.parametrize("arch", ["bert", "mpnet", "gpt2", "llama", "bart"])
@@ -72,7 +73,7 @@ def test_a_final_result_is_what_the_next_sublayer_reads(arch):
     assert config.identity_at_start
     inputs = batch(arch)
     model, plain = adapted(arch, config, trained=False), bare(arch, inputs)
-    assert gap(run(model, inputs), plain) < 1e-5
+    assert gap(run(model, inputs), plain) < 1e-10
     randomise(model.get_adapter("a"), 0.3, 1)
     moved = run(model, inputs)
     assert gap(moved, plain) > 0.05
@@ -126,9 +127,10 @@ def test_a_stack_ends_as_its_last_adapter_says():
             whole = norm(h + r)
             h = whole + t["scaling"] * f(t, whole, F.gelu) if name == "final" else h + f(t, whole)
         expected = h if order[-1] == "final" else norm(h + r)
-        assert gap(found, expected.detach()) < 1e-5
+        assert gap(found, expected.detach()) < 1e-10
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no-mask", "padded"])
 @pytest.mark.parametrize("causal", [False, True], ids=["encoder", "causal"])
 @pytest.mark.parametrize("imported", [False, True], ids=["ours", "as-adapterhub"])
@@ -143,7 +145,7 @@ def test_gated_bottlenecks(kind, imported, causal, mask):
     x = (norm(h + r) if kind == "sequential" else r).double()
     g = gate_of(t, x, None if imported else mask, causal and not imported)
     scale = 1 if kind == "sequential" else 4
-    assert gap(found, h.double() + scale * f(t, x) * g) < 1e-5
+    assert gap(found, h.double() + scale * f(t, x) * g) < 1e-10
 
 
 # ---- prefixes
@@ -164,6 +166,7 @@ def attention_state(mask: Tensor | None) -> tuple[Tensor, AttentionState]:
     return query, AttentionState(keys, values, seen, hidden=torch.randn(2, 5, D), tokens=mask)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no-mask", "padded"])
 @pytest.mark.parametrize("shared", [True, False], ids=["one-gate", "two-gates"])
 @pytest.mark.parametrize("imported", [False, True], ids=["ours", "as-adapterhub"])
@@ -177,12 +180,13 @@ def test_a_gated_prefix_is_keys_and_values_times_the_rows_gate(imported, shared,
     weights = torch.ones(2, 5, 1) if mask is None or imported else mask[..., None].float()
     g = (scores * weights).sum(1) / weights.sum(1)  # (rows, gates)
     keys, values = unit._shared[0].compute()
-    assert gap(found.keys[:, :, :3], g[:, :1, None, None] * keys) < 1e-6
-    assert gap(found.values[:, :, :3], g[:, -1:, None, None] * values) < 1e-6
+    assert gap(found.keys[:, :, :3], g[:, :1, None, None] * keys) < 1e-10
+    assert gap(found.values[:, :, :3], g[:, -1:, None, None] * values) < 1e-10
     assert torch.equal(found.keys[:, :, 3:], state.keys)
     assert attend_with_state(query, found, 0.0, False).shape == (2, 5, 8)
 
 
+@pytest.mark.usefixtures("float64")
 def test_on_causal_models_each_query_gates_its_own_view_of_the_prefix():
     """By hand, a query at a time: softmax([g_t · q_t Pᴷ, q_t K]) with the prefix's weights times g_t again."""
     from adaptrain.attention import attend_gated
@@ -200,7 +204,7 @@ def test_on_causal_models_each_query_gates_its_own_view_of_the_prefix():
                 keys, values = found.keys[row, head], found.values[row, head]
                 gates = torch.cat([g[row, t].expand(3), torch.ones(5)])
                 weights = torch.softmax(0.5 * gates * (keys @ query[row, head, t]), 0) * gates
-                assert gap(out[row, t, head], weights @ values) < 1e-5
+                assert gap(out[row, t, head], weights @ values) < 1e-10
 
 
 def test_two_gates_on_a_causal_model_are_refused():

@@ -62,6 +62,7 @@ def explicit(layer: PHMLinear, shared: SharedPHM | None) -> torch.Tensor:
     return sum(torch.kron(a.double(), each.double()) for a, each in zip(rule, w, strict=True))  # type: ignore[return-value]
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("options", COMBINATIONS, ids=lambda o: "".join(str(int(v)) for v in o.values()))
 def test_a_phm_layer_is_the_sum_of_kronecker_products(options):
     build = built(**options)
@@ -74,13 +75,13 @@ def test_a_phm_layer_is_the_sum_of_kronecker_products(options):
         h = x.double()
         for layer in (unit.down, unit.up):
             assert isinstance(layer, PHMLinear)
-            assert gap(layer.matrix().t(), explicit(layer, shared)) < 1e-5
+            assert gap(layer.matrix().t(), explicit(layer, shared)) < 1e-10
             assert (layer.bias is None) == (not options["phm_bias"])
             h = h @ explicit(layer, shared)
             h = h if layer.bias is None else h + layer.bias.double()
             h = torch.relu(h) if layer is unit.down else h
         state = SublayerState(x, torch.zeros_like(x))
-        assert gap(unit(state).h, x + h) < 1e-5
+        assert gap(unit(state).h, x + h) < 1e-10
 
 
 def test_compacter_is_small_and_what_is_shared_is_one_module():
@@ -204,5 +205,5 @@ def test_a_compacter_in_a_model_is_the_bottleneck_with_its_matrices(arch):
             for layer, to in ((unit.down, other.down), (unit.up, other.up)):
                 to.weight.copy_(layer.matrix())
                 to.bias.copy_(layer.bias)
-    assert gap(run(model, inputs), run(plain, inputs)) < 1e-5
+    assert gap(run(model, inputs), run(plain, inputs)) < 1e-10
     assert gap(run(model, inputs), bare(arch, inputs)) > 0.01

@@ -50,8 +50,8 @@ def test_on_a_decoder_a_prompt_is_words_that_nobody_wrote(arch, config):
     embeds = torch.cat([words[:, :split], trained, words[:, split:]], 1)
     whole = run(plain, {"inputs_embeds": embeds})
     expected = torch.cat([whole[:, :split], whole[:, split + 3 :]], 1)
-    assert gap(run(model, {"input_ids": ids}), expected) < 1e-5
-    assert gap(run(model, {"inputs_embeds": words.detach()}), expected) < 1e-5
+    assert gap(run(model, {"input_ids": ids}), expected) < 1e-10
+    assert gap(run(model, {"inputs_embeds": words.detach()}), expected) < 1e-10
 
 
 @pytest.mark.parametrize("config", [PROMPT, AFTER], ids=["before", "after-bos"])
@@ -69,9 +69,9 @@ def test_on_an_encoder_a_prompt_has_no_position(arch, config):
     expected = torch.cat([whole[:, :split], whole[:, split + 3 :]], 1)
     found = run(model, inputs)
     seen = visible(arch, inputs, found)
-    assert gap(found[seen], expected[seen]) < 1e-5
+    assert gap(found[seen], expected[seen]) < 1e-10
     theirs = adapted(arch, config.replace(as_adapterhub=True))
-    assert gap(run(theirs, inputs), whole) < 1e-5  # the reference keeps the prompt's positions
+    assert gap(run(theirs, inputs), whole) < 1e-10  # the reference keeps the prompt's positions
 
 
 @pytest.mark.parametrize("arch", ["bert", "roberta"])
@@ -79,7 +79,7 @@ def test_the_pooler_reads_the_texts_first_token(arch):
     model, inputs = adapted(arch, PROMPT), batch(arch)
     with torch.no_grad():
         outputs = model(**inputs)
-    assert gap(outputs.pooler_output, model.base_model.pooler(outputs.last_hidden_state)) < 1e-6
+    assert gap(outputs.pooler_output, model.base_model.pooler(outputs.last_hidden_state)) < 1e-10
 
 
 def test_bart_attends_to_the_prompt_from_its_decoder():

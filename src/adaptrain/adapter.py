@@ -61,6 +61,8 @@ class Adapter(nn.Module):
             if config.init_weights_seed is not None:
                 torch.manual_seed(config.init_weights_seed)
             build = config.build(points)
+            for module in (*build.units.values(), *build.shared.values()):
+                as_precise(module, sites.model.dtype)
             if fresh:
                 config.start(build, points)
         self.parts.append(build)
@@ -126,6 +128,13 @@ def _hang(tree: nn.Module, path: str, module: nn.Module) -> None:
 def key_of(name: str) -> str:
     """The name as a key of a module dict, which may hold no dot and no attribute's name (`train`)."""
     return f"<{name.replace('%', '%25').replace('.', '%2E')}>"
+
+
+def as_precise(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with float64 in place of float32 where the base model is float64, whose results would lose digits."""
+    if dtype != torch.float64:
+        return module
+    return module._apply(lambda tensor: tensor.double() if tensor.dtype == torch.float32 else tensor)
 
 
 def check_name(name: str) -> None:

@@ -127,7 +127,7 @@ def attend_gated(
     for part in (state.bias, state.mask):
         if part is not None:
             scores = scores + additive(part, scores.dtype)
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    weights = torch.softmax(scores, -1, torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     weights = F.dropout(weights, dropout, training) * state.gates.to(query.dtype)
     return (weights @ values).transpose(1, 2).contiguous()
 

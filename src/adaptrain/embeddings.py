@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from adaptrain.adapter import check_name, key_of
+from adaptrain.adapter import as_precise, check_name, key_of
 from adaptrain.errors import AdapterNameError, CheckpointError, ConfigError, UnsupportedError, unknown
 from adaptrain.files import read_json, read_tensors, write_json, write_tensors
 from adaptrain.sites import Sites
@@ -205,6 +205,7 @@ class WithEmbeddings(nn.Module):
 
     def _keep(self, made: Vocabulary) -> None:
         made.requires_grad_(False)
+        made = as_precise(made, self.base_model.dtype)
         self.vocabularies[key_of(made.name)] = made.to(self.base_model.device).train(self.training)
 
     def _random(self, name: str, size: int, special: dict[str, int] | None = None) -> Vocabulary:

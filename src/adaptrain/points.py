@@ -109,7 +109,8 @@ class WordReader:
             raise ConfigError(f"The prompt's text {text!r} has no words")
         with torch.no_grad():
             own = self.words.forward  # without hooks: the tokenizer is the base model's, and so must be the words
-            return own(ids.to(self.model.device))[0].float().cpu()
+            words = own(ids.to(self.model.device))[0].cpu()
+            return words.to(torch.promote_types(words.dtype, torch.float32))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Unit(nn.Module):
     extends: tuple[int, int] = (0, 0)
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The map's weight (out, in) and bias (out) with the unit worked into them, both float32.
+        """The map's weight (out, in) and bias (out) with the unit worked into them, in float32 or wider.
 
         Raises:
             UnsupportedError: what the unit does depends on the input.

@@ -42,7 +42,8 @@ class Gate(nn.Module):
         Returns:
             (rows, 1, outputs), or (rows, positions, outputs) where the model is causal.
         """
-        scores = torch.sigmoid(F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype)).float())
+        logits = F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        scores = torch.sigmoid(logits.to(torch.promote_types(x.dtype, torch.float32)))
         weights = torch.ones_like(scores[..., :1])
         if mask is not None and not self.everywhere:
             weights = mask.to(scores.dtype).unsqueeze(-1).expand_as(weights)

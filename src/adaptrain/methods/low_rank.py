@@ -95,9 +95,10 @@ class PiSSA(LoRA):
         a, b = torch.zeros_like(self.A), torch.zeros_like(self.B)
         weight = readable(point)
         if weight is not None:
-            u, sigma, v = torch.linalg.svd(weight.float(), full_matrices=False)
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            u, sigma, v = torch.linalg.svd(weight.to(wide), full_matrices=False)
             root = (sigma[: self.rank] / self.scaling).sqrt()
-            a, b = (root[:, None] * v[: self.rank]).cpu(), (u[:, : self.rank] * root).cpu()
+            a, b = (root[:, None] * v[: self.rank]).to(a), (u[:, : self.rank] * root).to(b)
         self.register_buffer("start_a", a, persistent=False)
         self.register_buffer("start_b", b, persistent=False)
 

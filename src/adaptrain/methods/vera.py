@@ -26,7 +26,7 @@ class Frozen(Shared):
         generator = torch.Generator("cpu").manual_seed(seed)
         for name, shape in {"A": (rank, in_features), "B": (out_features, rank)}.items():
             bound = math.sqrt(6 / shape[1])
-            drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=generator)
+            drawn = torch.empty(shape, device="cpu", dtype=torch.float32).uniform_(-bound, bound, generator=generator)
             self.register_buffer(name, drawn, persistent=False)
 
     def compute(self) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,8 @@ class Merged:
             )
         weight, bias = part.weight, part.bias
         self._before.append((part, weight.clone(), None if bias is None else bias.clone()))
-        new_weight, new_bias = weight.float(), None if bias is None else bias.float()
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        new_weight, new_bias = weight.to(wide), None if bias is None else bias.to(wide)
         for unit in site.units[self.name]:
             new_weight, new_bias = unit.merged(new_weight, new_bias)
         part.write(new_weight, new_bias)
