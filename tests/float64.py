@@ -1,7 +1,7 @@
 """Laws of mathematics are tested in float64, where rounding is 1e-16 on any machine.
 
-Many models turn to float32 inside, whatever comes in: norms, softmax, rotary angles. `Float64` keeps them in float64, so
-that a bound need not allow for float32 rounding, which differs from processor to processor.
+Many models turn to float32 inside, whatever comes in: norms, softmax, rotary angles. `Float64` keeps them in float64,
+so that a bound need not allow for float32 rounding, which differs from processor to processor.
 """
 
 from __future__ import annotations

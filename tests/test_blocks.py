@@ -11,7 +11,7 @@ from adaptrain.context import AdapterSetup
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import LoRAConfig
 from adaptrain.sites.base import Site
-from matrix import METHODS, QUICK, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, said, visible
+from matrix import METHODS, QUICK, SHAPES, UNITS, adapted, add, bare, batch, gap, pairs, run, visible
 
 
 def several(arch: str, *methods: str, auto=None):
