@@ -190,7 +190,7 @@ def test_nothing_starts_before_all_cells_are_right(capsys):
     assert out == ""
     assert err.splitlines() == [
         "error: trainer.epochs (command line): is 0; it must be at least 1",
-        "error: seed (command line): is 'x', but a whole number is due",
+        "error: seed (command line): is 'x'; it must be a whole number",
     ]
     assert not Path("outputs").exists()
 
