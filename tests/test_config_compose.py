@@ -243,7 +243,7 @@ def test_all_mistakes_at_once_from_every_place(own_recipes):
         ("~trainer.lr", "there is no such key to drop; in adaptrain it is trainer.learning_rate"),
         ("outputs=${oc.env:NO_SUCH_VARIABLE}", "cannot resolve ${oc.env:NO_SUCH_VARIABLE}"),
         ("outputs=${nothing.here}", "cannot resolve ${nothing.here}"),
-        ("task.metric=???", "is still to be given: task.metric=…"),
+        ("task.metric=???", "set it by task.metric=…"),
         ("trainer/epochs=3", "keys are written with dots: trainer.epochs"),
         ("recipe@x=lora_cola", "adaptrain has no packages"),
         ("hydra.job.name=x", "settings of Hydra are for sweeps; add -m"),

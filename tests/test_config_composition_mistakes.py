@@ -81,9 +81,9 @@ def test_a_wrong_composition(write, composition, says):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("path: x, adapter: lora", "a.adapter: stands beside path: a saved adapter has its own config"),
+        ("path: x, adapter: lora", "a.adapter: is given together with path: a saved adapter has its own config"),
         ("path: ''", "a.path: is empty; give a folder or a hub id"),
-        ("path: '???'", "a.path: is still to be given: adapters.a.path=…"),
+        ("path: '???'", "a.path: has no value yet; set it by adapters.a.path=…"),
         ("revision: main", "a.revision: is of a hub id, and there is no path"),
         ("leave_out: [0]", "a.leave_out: is for a saved adapter; of a fresh one it is a key of adapter"),
         ("path: x, leave_out: [-1]", "a.leave_out: is [-1]; layers count from 0"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from adaptrain.config.compose import compose
 from adaptrain.config.composition import complete_members
 from adaptrain.config.schema import RunConfig
+from adaptrain.config.sweep import plan
 from adaptrain.errors import ConfigError
 from adaptrain.reporting.folder import run_folder
 from adaptrain.training.run import config_yaml
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +238,13 @@ def test_keys_and_choices_go_over_it(finished):
     assert again("model=gpt2").model == compose(["model=gpt2"]).config.model
 
 
+def test_a_sweep_starts_from_it(finished):
+    finished("recipe=quickstart", "adapter=seq_bn")
+    runs = plan(["recipe=./recipes/again.yaml", "adapter=lora,par_bn", "seed=1,2"]).runs
+    methods = [(run.config.adapter["method"], run.config.seed) for run in runs]
+    assert methods == [("lora", 1), ("lora", 2), ("bottleneck", 1), ("bottleneck", 2)]
+
+
 def test_a_recipe_can_be_laid_over_it(finished, own):
     finished("recipe=quickstart", "adapter=seq_bn")
     over = compose([own("over.yaml", "defaults:\n  - again\nadapter:\n  reduction_factor: 4\n")])
@@ -275,3 +288,15 @@ def test_a_recipe_that_names_another_is_told_how(own):
 )
 def test_a_task_with_a_name_of_its_own_gives_it_to_the_folder(overrides, name):
     assert compose(overrides).config.recipe == name
+
+
+# The page
+
+
+def test_the_examples_of_the_page_compose(own, tmp_path):
+    task, recipe = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "reviews.yaml").write_text(task)
+    assert compose(["task=reviews", "model=minilm"]).config.recipe == "lora_reviews"
+    run = compose([own("mine.yaml", recipe), "task=reviews"])
+    assert (run.config.adapter["method"], run.config.data.max_length) == ("bottleneck", 64)

@@ -155,7 +155,7 @@ def _one_branch_block(parsed: Composition | None, origin: Origin | None, report:
         report.add("composition", origin, f"{sentence}; a run can train it as the composition itself, or last in it")
     own = branch_names(block)
     for name in dict.fromkeys(name for name in own if own.count(name) > 1):
-        sentence = f"has two branches that end in '{name}', and a branch bears the name of its last adapter"
+        sentence = f"has two branches that end in '{name}', and a branch has the name of its last adapter"
         report.add("composition", origin, f"{sentence}; give each an adapter of its own")
     return block
 

@@ -26,7 +26,7 @@ def misread_numbers(root: yaml.Node, loader: yaml.SafeLoader) -> Iterator[tuple[
             nodes += [each for pair in reversed(node.value) for each in reversed(pair)]
         elif isinstance(node, yaml.SequenceNode):
             nodes += reversed(node.value)
-        elif node.tag in _TAGS and node.style is None and _DECIMAL.fullmatch(node.value) is None:
+        elif isinstance(node, yaml.ScalarNode) and node.tag in _TAGS and _DECIMAL.fullmatch(node.value) is None:
             number = loader.construct_object(node)
             yield node.start_mark.line + 1, misread(node.value, number)
 

@@ -10,7 +10,7 @@ from adaptrain.config.numbers import misread, separated
 from adaptrain.config.values import Misfit, convert
 
 MISSING = "???"
-"""Hydra's mark of a value that is still to be given."""
+"""Hydra's mark of a value that has to be set yet."""
 
 
 class _Bad:
@@ -44,7 +44,7 @@ def fitted(node: Tree | Leaf, hint: Any, dotted: str, report: Report) -> Any:
     """A key's value in the type that its hint asks for, or `BAD`."""
     value = plain(node)
     if value == MISSING:
-        report.add(dotted, first_origin(node), f"is still to be given: {dotted}=…")
+        report.add(dotted, first_origin(node), f"has no value yet; set it by {dotted}=…")
         return BAD
     text = node.text if isinstance(node, Leaf) else None
     try:

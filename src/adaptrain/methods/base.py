@@ -143,7 +143,7 @@ class Shared(nn.Module):
         raise NotImplementedError("a shared module computes a value")
 
     def current(self) -> Any:
-        """The value of the forward in force; computed anew outside one."""
+        """The value of the current forward; computed anew outside one."""
         forward = current_forward()
         return forward.once[self] if forward is not None and self in forward.once else self.compute()
 
