@@ -151,7 +151,7 @@ def test_a_run_with_drops_and_an_evaluation_with_skipped_layers(tmp_path: Path, 
     with pytest.raises(CompositionError, match="skip_layers names 2; this model has layers 0 to 1"):
         evaluate_folder(folder, skip_layers=[2])
     assert main(["eval", str(folder), "skip_layers=[0,-1]"]) == 2
-    assert "a list of layers counted from 0 is due" in capsys.readouterr().err
+    assert "it must be a list of layers, counted from 0" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="at most 1 can be dropped"):
         train(run_config(*places, adapter_drop=3), display=Recorder())
     none = train(run_config(*places, adapter={"method": "none"}, max_steps=1), display=Recorder()).folder

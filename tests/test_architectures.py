@@ -256,10 +256,13 @@ BLOCK = yaml.safe_load(WHOLE)["stacks"]["decoder"]
         ({"like": "gpt2", "pooling": "mean"}, ["pooling is 'mean'; it must be first or last"]),
         ({"name": "x"}, ["stacks is missing"]),
         ({"stacks": {"decodr": BLOCK}}, ["stacks: There is no key 'decodr', did you mean 'decoder'?"]),
-        ({"stacks": {"decoder": 3}}, ["stacks.decoder is 3, but a section is due"]),
+        ({"stacks": {"decoder": 3}}, ["stacks.decoder is 3; it must be a mapping"]),
         ({"stacks": {"decoder": {**BLOCK, "layer": "h"}}}, ["stacks.decoder: There is no key 'layer', did you mean"]),
         ({"stacks": {"decoder": {**BLOCK, "causal": 1}}}, ["stacks.decoder.causal is 1, which is not true or false"]),
-        ({"stacks": {"decoder": {**BLOCK, "projections": 1}}}, ["stacks.decoder.projections is 1, but a section"]),
+        (
+            {"stacks": {"decoder": {**BLOCK, "projections": 1}}},
+            ["stacks.decoder.projections is 1; it must be"],
+        ),
         (
             {"stacks": {"decoder": {**BLOCK, "projections": {**BLOCK["projections"], "attention.quer": "a"}}}},
             ["stacks.decoder.projections: There is no projection 'attention.quer', did you mean 'attention.query'?"],

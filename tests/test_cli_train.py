@@ -51,6 +51,11 @@ def test_train_then_eval_with_nothing_else_given(capsys, work, monkeypatch):
     assert config["trainer"]["learning_rate"] == 5e-3
     assert re.search(r"learning_rate: 0\.005 +# recipes/tiny\.yaml:10", (folder / "origins.yaml").read_text())
 
+    code, out, err = run(capsys, "train", f"recipe={folder}/config.yaml")  # the run's own config names the same run
+    assert (code, err) == (0, "")
+    assert f"{folder} (force=true" in out
+    assert folders() == [folder]
+
     (work / "elsewhere").mkdir()
     monkeypatch.chdir(work / "elsewhere")  # no recipe, no model.yaml, no task.yaml here
     code, out, err = run(capsys, "eval", f"../{folder}")
@@ -190,7 +195,7 @@ def test_nothing_starts_before_all_cells_are_right(capsys):
     assert out == ""
     assert err.splitlines() == [
         "error: trainer.epochs (command line): is 0; it must be at least 1",
-        "error: seed (command line): is 'x', but a whole number is due",
+        "error: seed (command line): is 'x'; it must be a whole number",
     ]
     assert not Path("outputs").exists()
 

@@ -97,8 +97,8 @@ def test_a_mistake_in_a_member_names_it(file, change, said):
     ("text", "said"),
     [
         ("# x\nmethod: union\n", "adapter.configs"),
-        ("# x\nmethod: union\nconfigs: lora\n", "adapter.configs (x.yaml:3): is no list of sections"),
-        ("# x\nmethod: union\nconfigs: [lora, seq_bn]\n", "adapter.configs (x.yaml:3): is no list of sections"),
+        ("# x\nmethod: union\nconfigs: lora\n", "adapter.configs (x.yaml:3): is not a list of mappings"),
+        ("# x\nmethod: union\nconfigs: [lora, seq_bn]\n", "adapter.configs (x.yaml:3): is not a list of mappings"),
         (
             "# x\nmethod: union\nconfigs:\n  - method: lora\n  - method: ia3\n",
             "adapter.configs (x.yaml:4): holds lora and ia3",

@@ -36,7 +36,7 @@ def test_all_mistakes_at_once_with_their_places(write):
         "adapters.mrpc.adapter.reduction_factor (command line): is 0",
         "adapters.mrpc.trainer.learnin_rate (recipes/mine.yaml:14): adapters.mrpc.trainer has no key 'learnin_rate'",
         "adapters.x (command line): the composition does not name it; drop it with '~adapters.x'",
-        "seed (command line): is 'x', but a whole number is due",
+        "seed (command line): is 'x'; it must be a whole number",
     )
     for text in expected:
         assert sum(problem.startswith(text) for problem in found) == 1, (text, found)
@@ -64,7 +64,9 @@ def test_all_mistakes_at_once_with_their_places(write):
         ("parallel(a, batchsplit(a, verdict, sizes=[1, 1]))", "has parallel and batchsplit; a run can train one"),
         ("average(a, parallel(a, verdict))", "has parallel inside another block"),
         ("stack(parallel(a, verdict), a)", "has parallel inside another block, or before the end of a stack"),
-        ("[a, verdict]", "write an expression such as stack(a, b), or a mapping"),
+        ("[a, verdict]", "write an expression such as stack(a, verdict), or a mapping such as {stack: [a, verdict]}"),
+        ("[{stack: [a, verdict]}]", "write an expression such as stack(a, b), or a mapping"),
+        ("{stack: [[a], verdict]}", "write a list as a block, such as stack(a, b)"),
         ("", "the composition is empty"),
     ],
 )
@@ -79,13 +81,13 @@ def test_a_wrong_composition(write, composition, says):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("path: x, adapter: lora", "a.adapter: stands beside path: a saved adapter has its own config"),
+        ("path: x, adapter: lora", "a.adapter: is given together with path: a saved adapter has its own config"),
         ("path: ''", "a.path: is empty; give a folder or a hub id"),
-        ("path: '???'", "a.path: is still to be given: adapters.a.path=…"),
+        ("path: '???'", "a.path: has no value yet; set it by adapters.a.path=…"),
         ("revision: main", "a.revision: is of a hub id, and there is no path"),
         ("leave_out: [0]", "a.leave_out: is for a saved adapter; of a fresh one it is a key of adapter"),
         ("path: x, leave_out: [-1]", "a.leave_out: is [-1]; layers count from 0"),
-        ("train: maybe", "a.train: is 'maybe', but true or false or null is due"),
+        ("train: maybe", "a.train: is 'maybe'; it must be true or false or null"),
         ("r: 4", "a.r: adapters.a has no key 'r'; it belongs to adapters.a.adapter. The keys are: path,"),
         (
             "learning_rate: 1",
@@ -114,7 +116,7 @@ def test_a_wrong_entry(write, entry, says):
         ("task: colla", "a.task: there is no task 'colla', did you mean 'cola'?"),
         ("task: {name: x}", "a.task.type: is missing"),
         ("seed: -1", "a.seed: is -1; it must lie in [0, 2^32)"),
-        ("trainer: fast", "a.trainer: is one value, but a section is due, with the keys: epochs,"),
+        ("trainer: fast", "a.trainer: is one value; it must be a mapping with the keys: epochs,"),
         ("trainer: {micro_batch_size: 64}", "a.trainer.micro_batch_size: is 64, more than batch_size 32"),
         ("trainer: {device: cuda}", "a.trainer.device: cannot be a branch's own: all branches go through one forward"),
         ("trainer: {epochs: 0}", "a.trainer.epochs: is 0; it must be at least 1"),
@@ -144,9 +146,12 @@ def test_a_task_of_another_than_the_run_under_its_name(write):
     ("text", "says"),
     [
         ("adapters: {b: {path: x}}\n", "adapters.b (recipes/mine.yaml:1): there is no composition that names it"),
-        ("adapters: [{path: x}]\n", "adapters (recipes/mine.yaml:1): is no mapping"),
-        ("adapters: b\n", "adapters (recipes/mine.yaml:1): is no mapping"),
-        ("composition: stack(b, verdict)\nadapters: {b: x}\n", "adapters.b (recipes/mine.yaml:2): is one value, but a"),
+        ("adapters: [{path: x}]\n", "adapters (recipes/mine.yaml:1): is not a mapping"),
+        ("adapters: b\n", "adapters (recipes/mine.yaml:1): is not a mapping"),
+        (
+            "composition: stack(b, verdict)\nadapters: {b: x}\n",
+            "adapters.b (recipes/mine.yaml:2): is one value",
+        ),
         ("adapters: {a.b: {path: x}}\n", "adapters.a.b (recipes/mine.yaml:1): cannot be a name: no dots"),
         ("fusion: dynamic\n", "fusion (recipes/mine.yaml:1): is for a composition with fuse(…), and there is none"),
         ("adaptors: {}\n", "adaptors (recipes/mine.yaml:1): there is no key 'adaptors', did you mean 'adapters'?"),
@@ -163,7 +168,7 @@ def test_keys_in_the_wrong_place(write, text, says):
     [
         (
             "fusion: dynamik\n",
-            "fusion (recipes/mine.yaml:5): is 'dynamik', but one of static, dynamic or a mapping is due, did",
+            "fusion (recipes/mine.yaml:5): is 'dynamik', did you mean 'dynamic'?",
         ),
         (
             "fusion: {temprature: true}\n",
@@ -172,7 +177,7 @@ def test_keys_in_the_wrong_place(write, text, says):
         ("fusion: {dropout_prob: 2}\n", "fusion.dropout_prob (recipes/mine.yaml:5): is 2.0; it must lie in [0, 1)"),
         (
             "fusion: [2]\n",
-            "fusion (recipes/mine.yaml:5): is [2], but one of static, dynamic or a mapping is due",
+            "fusion (recipes/mine.yaml:5): is [2]. It must be one of static, dynamic",
         ),
     ],
 )

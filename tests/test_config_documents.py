@@ -56,17 +56,18 @@ def test_what_yaml_says(text, expected):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yaml:3: the key 'a' stands here a second time (first in line 1)"),
-        ("b:\n  c: 1\n  c: 2\n", "x.yaml:3: the key 'c' stands here a second time (first in line 2)"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml:3: the key 'a' is given twice (first in line 1)"),
+        ("b:\n  c: 1\n  c: 2\n", "x.yaml:3: the key 'c' is given twice (first in line 2)"),
         ("no: 1\n", "x.yaml:1: YAML reads the key no as false; put it in quotes"),
         ("a: [1\nb: 2\n", "x.yaml:2: is not YAML"),
         ("a: b: c\n", "x.yaml:1: is not YAML"),
         ("\ta: 1\n", "x.yaml:1: is not YAML"),
         ("a: !!python/object:os.system x\n", "x.yaml:1: is not YAML"),
-        ("- 1\n- 2\n", "x.yaml:1: is a list; keys and values are due"),
-        ("seed\n", "x.yaml:1: is one value; keys and values are due"),
+        ("- 1\n- 2\n", "x.yaml:1: is a list; write keys"),
+        ("seed\n", "x.yaml:1: is one value; write keys"),
         ("a: &a\n  b: *a\n", "x.yaml"),
         pytest.param(f"a: {'[' * 100_000}", "x.yaml: is nested too deeply", id="deep"),
+        ("a: 0x_\n", "x.yaml: is not YAML"),
         ("a: \x07\n", "x.yaml: is not YAML"),
     ],
 )

@@ -20,7 +20,7 @@ TESTS = sorted(Path(__file__).parent.glob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 FLOORS = [
-    ["errors", "version"],
+    ["errors", "version", "hints", "synonyms"],
     ["composition", "branches", "evaluator", "state", "context", "files", "mixture"],
     ["methods", "architectures"],
     ["sites", "points", "quantised", "attention", "adapter"],

@@ -55,7 +55,10 @@ class Block:
             raise CompositionError(f"{type(self).__name__}() has no adapter; name at least one")
         for child in children:
             if not isinstance(child, str | Block):
-                raise CompositionError(f"{type(self).__name__}({child!r}, …): children are adapter names or blocks")
+                cure = "; write a list as a block, such as stack(a, b)" if isinstance(child, list) else ""
+                raise CompositionError(
+                    f"{type(self).__name__}({child!r}, …): children are adapter names or blocks{cure}"
+                )
         object.__setattr__(self, "children", tuple(children))
 
     @property

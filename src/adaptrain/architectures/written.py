@@ -157,7 +157,7 @@ def _incomplete(values: Mapping[str, Any]) -> Iterator[str]:
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _keys(values, ("name", "like", "pooling", "stacks"), "")
     if values.get("like") is not None and values["like"] not in architectures():
-        yield f"like: {unknown('model type', values['like'], sorted(architectures()), 'Known are')}"
+        yield f"like: {unknown('model type', values['like'], sorted(architectures()), 'The model types are')}"
     if values.get("pooling") not in (None, "first", "last"):
         yield f"pooling is {values['pooling']!r}; it must be first or last"
     stacks = values.get("stacks")
@@ -175,7 +175,7 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
 def _mapping(rows: Any, fields: list[str], kind: type, place: str) -> Iterator[str]:
     """Unknown keys and values of the wrong type in what becomes one dataclass."""
     if not isinstance(rows, Mapping):
-        yield f"{place} is {rows!r}, but a section is due, with the keys: {listed(fields)}"
+        yield f"{place} is {rows!r}; it must be a mapping with the keys: {listed(fields)}"
         return
     yield from _keys(rows, fields, place)
     hints = typing.get_type_hints(kind)
@@ -195,14 +195,15 @@ def _rows(rows: Any, key: str, place: str) -> Iterator[str]:
     fields = [f.name for f in dataclasses.fields(kind)]
     required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
     if not isinstance(rows, Mapping):
-        yield f"{place} is {rows!r}, but a section is due"
+        yield f"{place} is {rows!r}; it must be a mapping"
         return
     for name, row in rows.items():
         if kind is Projection and not _PROJECTION.fullmatch(str(name)):
             known = [f"{a}.{r}" for a in PLACES[:2] for r in ("query", "key", "value", "output")]
-            yield f"{place}: {unknown('projection', name, [*known, 'mlp.up', 'mlp.gate', 'mlp.down'], 'Known are')}"
+            known += ["mlp.up", "mlp.gate", "mlp.down"]
+            yield f"{place}: {unknown('projection', name, known, 'The projections are')}"
         elif kind is not Projection and name not in (PLACES if kind is Sublayer else PLACES[:2]):
-            yield f"{place}: {unknown('place', name, PLACES if kind is Sublayer else PLACES[:2], 'Known are')}"
+            yield f"{place}: {unknown('place', name, PLACES if kind is Sublayer else PLACES[:2], 'The places are')}"
         elif row is None or (isinstance(row, str) and kind is not Sublayer):
             continue
         else:

@@ -31,7 +31,11 @@ class Split:
 
 
 def split(
-    arguments: Sequence[str], flags: Iterable[str] = (), valued: Iterable[str] = (), repeated: Iterable[str] = ()
+    arguments: Sequence[str],
+    flags: Iterable[str] = (),
+    valued: Iterable[str] = (),
+    repeated: Iterable[str] = (),
+    config: bool = False,
 ) -> Split:
     """Tell arguments apart.
 
@@ -39,6 +43,7 @@ def split(
         flags: options without a value.
         valued: options with one, `--format md` or `--format=md`.
         repeated: options with one that may be given more than once.
+        config: whether the verb takes the keys of a run; an unknown option may then be meant as one of them.
 
     Raises:
         UsageError: an unknown option, or one without its value.
@@ -65,15 +70,26 @@ def split(
                 options[name] = value
         elif argument.startswith("-") and argument != "-":
             known = [*flags, *valued, *several, "--help"]
-            told = unknown("option", name, known, "The options are")
-            if not nearest(name, known):
-                told += f". Keys of a config have no dashes: {name.lstrip('-').replace('-', '_')}=…"
-            raise UsageError(told)
+            raise UsageError(_unknown_option(name, value or next(iter(rest), ""), known, config))
         elif equals or argument.startswith("~"):
             overrides.append(argument)
         else:
             paths.append(argument)
     return Split(tuple(paths), options, tuple(overrides), several)
+
+
+def _unknown_option(name: str, value: str, known: Sequence[str], config: bool) -> str:
+    """Why an option is refused, and the key or the verb that somebody meant by it.
+
+    Args:
+        value: what follows it.
+    """
+    if config:
+        from adaptrain.config.options import meant_by
+
+        if cure := meant_by(name, "" if "=" in value or value.startswith("-") else value):
+            return f"There is no option '{name}'; {cure}"
+    return unknown("option", name, known, "The options are")
 
 
 def one_path(found: Split, verb: str, default: str | None = None) -> str:

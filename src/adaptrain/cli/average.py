@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from adaptrain.cli.arguments import read_pairs, split
 from adaptrain.cli.screen import print_rows
-from adaptrain.errors import UsageError
+from adaptrain.errors import ConfigError, UsageError
 
 VALUED = ("--weights", "--out", "--strategy", "--density", "--svd-rank", "--seed", "--name")
 FLAGS = ("--no-normalize", "--force")
+
+_OPTIONS = {"combine_strategy": "--strategy", "svd_rank": "--svd-rank", "density": "--density", "seed": "--seed"}
+"""Argument of `average_adapter` → option."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -33,16 +37,19 @@ def run(arguments: Sequence[str]) -> int:
     from adaptrain.evaluation.average import average_folders
     from adaptrain.mixture import Mixture
 
-    mixture = Mixture(
-        strategy=given.get("--strategy", "linear"), normalize_weights="--no-normalize" not in given, **numbers
-    )
-    result = average_folders(
-        [Path(path).expanduser() for path in found.paths],
-        Path(given["--out"]).expanduser(),
-        mixture,
-        given.get("--name"),
-        "--force" in given,
-    )
+    try:
+        mixture = Mixture(
+            strategy=given.get("--strategy", "linear"), normalize_weights="--no-normalize" not in given, **numbers
+        )
+        result = average_folders(
+            [Path(path).expanduser() for path in found.paths],
+            Path(given["--out"]).expanduser(),
+            mixture,
+            given.get("--name"),
+            "--force" in given,
+        )
+    except ConfigError as error:
+        raise ConfigError([_with_options(problem) for problem in error.problems]) from None
     heads = ", heads too" if result.head else ""
     print_rows(
         ["weight", "adapter"],
@@ -72,6 +79,12 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+def _with_options(problem: str) -> str:
+    """A sentence on an argument of Python's, with the name of its option."""
+    problem = problem.replace("give normalize_weights=False", "give --no-normalize")
+    return re.sub(r"combine_strategy|^(svd_rank|density|seed)\b", lambda match: _OPTIONS[match[0]], problem)
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -86,7 +99,7 @@ def _numbers(option: str, text: str) -> list[float]:
 
 def _number(option: str, text: str) -> float:
     if not _is_number(text):
-        raise UsageError(f"{option} is '{text}', but a number is due")
+        raise UsageError(f"{option} is '{text}'; it must be a number")
     return float(text)
 
 
@@ -94,4 +107,4 @@ def _whole(option: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"{option} is '{text}', but a whole number is due") from None
+        raise UsageError(f"{option} is '{text}'; it must be a whole number") from None

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     """Print the report; the error at its end is the one that training would raise."""
     from adaptrain.config.compose import compose
 
-    found = split(arguments)
+    found = split(arguments, config=True)
     if len(found.paths) > 1:
         raise UsageError(f"adaptrain data takes one PATH, not {len(found.paths)}: {listed(found.paths)}")
     if found.paths and is_yaml(found.paths[0]):

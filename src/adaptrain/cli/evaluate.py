@@ -100,7 +100,7 @@ def _checked(given: dict[str, str]) -> tuple[str | None, int | None, tuple[int, 
         layers = []
     if not all(word.isdecimal() for word in layers):
         problems.append(
-            f"skip_layers (command line): is '{given['skip_layers']}', but a list of layers counted from 0 is due: "
+            f"skip_layers (command line): is '{given['skip_layers']}'; it must be a list of layers, counted from 0: "
             "skip_layers=[0,1,2]"
         )
     if problems:
@@ -114,9 +114,9 @@ def read_precision_and_size(given: dict[str, str]) -> tuple[str | None, int | No
     precision, size = given.get("trainer.precision"), given.get("trainer.eval_batch_size")
     if precision is not None and precision not in PRECISIONS:
         problems.append(
-            f"trainer.precision (command line): is '{precision}', but one of {listed(PRECISIONS)} is due"
+            f"trainer.precision (command line): is '{precision}'; it must be one of {listed(PRECISIONS)}"
             f"{nearest(precision, PRECISIONS)}"
         )
     if size is not None and not (size.isdecimal() and int(size) > 0):
-        problems.append(f"trainer.eval_batch_size (command line): is '{size}', but a whole number above 0 is due")
+        problems.append(f"trainer.eval_batch_size (command line): is '{size}'; it must be a whole number above 0")
     return precision, int(size) if size is not None and size.isdecimal() else None, problems

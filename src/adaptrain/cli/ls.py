@@ -59,7 +59,7 @@ def _print(kind: str, group: str, books: Library) -> None:
         values, about = read_head(file)
         if group == "recipe":
             values = _choices(values)
-            about = f"{_whose(file, name, books)}{about}"
+        about = f"{_whose(file, name, group, books)}{about}"
         rows.append([name, *(str(values.get(column, "")) for column in _COLUMNS[group]), about])
     choose = "" if group == "recipe" else f"  {group}=NAME"
     heads = [group, *("hub id" if group == "model" else column for column in _COLUMNS[group]), "about"]
@@ -94,17 +94,18 @@ def _print_counts(overrides: Sequence[str], books: Library) -> None:
     print_rows(heads, rows, title=f"adapters on {model.name}  ({total:,} parameters)", cut=True, right=(2, 3))
 
 
-def _whose(file: Path, name: str, books: Library) -> str:
-    if file.is_relative_to(books.recipes[-1]):
+def _whose(file: Path, name: str, group: str, books: Library) -> str:
+    if not books.is_own(file):
         return ""
-    return "[yours, hides the shipped one] " if books.shadowed(name) else "[yours] "
+    return "[yours, hides the shipped one] " if books.shadowed(name, group) else "[yours] "
 
 
 def _choices(values: dict[str, Any]) -> dict[str, str]:
-    """group → name, from a recipe's defaults list."""
+    """group → name, from a recipe's defaults list, or from what it chooses by `GROUP: NAME`."""
     entries = values.get("defaults")
-    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()] if entries else []
-    return {str(key).rpartition("/")[2]: str(value) for key, value in pairs}
+    pairs = [pair for entry in entries or () if isinstance(entry, dict) for pair in entry.items()]
+    flat = {group: values[group] for group in _COLUMNS["recipe"] if isinstance(values.get(group), str)}
+    return flat | {str(key).rpartition("/")[2]: str(value) for key, value in pairs}
 
 
 def read_head(file: Path) -> tuple[dict[str, Any], str]:

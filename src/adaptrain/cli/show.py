@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> int:
     from adaptrain.config.render import show_lines
     from adaptrain.reporting.folder import run_folder
 
-    found = split(arguments)
+    found = split(arguments, config=True)
     composed = compose([*found.paths, *found.overrides])
     lines = list(show_lines(composed))
     width = max(len(text) for text, origin in lines if origin and len(text) < 60)

@@ -11,7 +11,7 @@ from adaptrain.cli.arguments import split
 
 def run(arguments: Sequence[str]) -> int:
     """Compose, train, say where the result is and what to do next."""
-    found = split(arguments, flags=("-m", "--multirun"))
+    found = split(arguments, flags=("-m", "--multirun"), config=True)
     overrides = [*found.paths, *found.overrides]  # a word without `=` is refused with the other mistakes
     if found.options:
         from adaptrain.cli.sweep import run_sweep

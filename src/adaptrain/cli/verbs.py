@@ -35,8 +35,9 @@ class Verb:
 
 _OVERRIDES = """\
 Overrides:
-  recipe=NAME                   a recipe of recipes/ or of ./recipes, or the path of a .yaml file
-  model=NAME adapter=NAME       what to take instead (adaptrain ls shows the names)
+  recipe=NAME                   a recipe of recipes/ or of ./recipes, or the path of a .yaml file; the config.yaml of a
+                                finished run is one
+  model=NAME adapter=NAME       what to take instead (adaptrain ls shows the names); yours lie in ./conf/model and so on
   task=NAME trainer=NAME
   trainer.epochs=3              any key (adaptrain show recipe=NAME shows them all)
   '~adapter.r'                  drop what a recipe sets
@@ -183,7 +184,7 @@ Overrides:
             "what there is to choose from",
             """\
   adaptrain ls                          everything
-  adaptrain ls recipes                  with those of ./recipes
+  adaptrain ls recipes                  with those of ./recipes, as the others with those of ./conf
   adaptrain ls adapters model=minilm    and what each trains on that model
   adaptrain ls architectures            the model types that adapters can be put on""",
             "ls",

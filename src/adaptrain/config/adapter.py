@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adaptrain.config.documents import Items, Leaf, Tree, first_origin, plain
-from adaptrain.config.keys import named
+from adaptrain.config.keys import named, owners
 from adaptrain.config.report import BAD, Report, fitted, origin_of
-from adaptrain.config.values import convert, shown
+from adaptrain.config.values import convert
 from adaptrain.errors import AdaptrainError, ConfigError, listed, nearest
+from adaptrain.hints import shown
+from adaptrain.synonyms import translation
 
 if TYPE_CHECKING:
     from adaptrain.methods import MethodConfig
@@ -32,7 +34,7 @@ def check_adapter(node: Tree | Leaf | None, dotted: str, report: Report) -> dict
     if dotted in report.silent or node is None:
         return None
     if isinstance(node, Leaf):
-        report.add(dotted, node.origin, f"is one value, but a section is due; choose one by {dotted}=NAME")
+        report.add(dotted, node.origin, "is one value; it must be a mapping with `method`, or the name of an adapter")
         return None
     return _check(node, dotted, report)
 
@@ -50,8 +52,9 @@ def check_fusion(node: Tree | Leaf | None, report: Report) -> dict[str, Any] | N
     elif node is None or node.value in (None, *FUSIONS):
         found = read_fusion(None if node is None else node.value).to_dict()
     else:
-        sentence = f"is {shown(node.value)}, but one of {listed(FUSIONS)} or a mapping is due"
-        report.add("fusion", node.origin, sentence + nearest(str(node.value), FUSIONS))
+        near = nearest(str(node.value), FUSIONS) or "."
+        sentence = f"is {shown(node.value)}{near} It must be one of {listed(FUSIONS)}, or a mapping"
+        report.add("fusion", node.origin, sentence)
         return None
     return None if found is None else {key: _lists(value) for key, value in found.items() if key != "method"}
 
@@ -92,7 +95,7 @@ def _members(node: Tree | Leaf, dotted: str, report: Report) -> Any:
     """A union's configs, each checked as the section itself is."""
     if not isinstance(node, Items):
         origin = first_origin(node)
-        report.add(dotted, origin, "is no list of sections; write one `- method: NAME` for each member")
+        report.add(dotted, origin, "is not a list of mappings; write one `- method: NAME` for each member")
         return BAD
     found = [_check(member, f"{dotted}.{index}", report) for index, member in node.items() if isinstance(member, dict)]
     if None in found:
@@ -124,7 +127,7 @@ def _values(
         if key == "method" or dotted in report.bad:
             continue
         if key not in hints:
-            report.add(dotted, first_origin(value_node), _unknown(key, method.method, hints))
+            report.add(dotted, first_origin(value_node), _unknown(key, method.method, hints, prefix))
         elif key == _MEMBERS:
             if (members := _members(value_node, dotted, report)) is not BAD:
                 values[key] = members
@@ -151,20 +154,17 @@ def _impossible(
             report.add(f"{prefix}.{key}", origin_of(node, key), sentence.removeprefix(f"{key} "))
 
 
-def _unknown(key: str, method: str, hints: Mapping[str, Any]) -> str:
-    """Why a key is refused: misspelt, another section's, another method's, or nobody's."""
-    from adaptrain.methods import methods
-
+def _unknown(key: str, method: str, hints: Mapping[str, Any], section: str) -> str:
+    """Why a key is refused: another method's, another section's, another tool's, misspelt, or unknown."""
+    where = f"method {method} has no key '{key}'"
     legal = f"The keys of method {method} are: {listed(hints)}" if hints else f"Method {method} has no keys"
-    near = nearest(key, hints)
-    owners = [name for name, config in methods().items() if key in config.fields()]
-    if near:
-        return f"method {method} has no key '{key}'{near} {legal}"
-    if owners:
-        return f"method {method} has no key '{key}'; it is one of method {' and '.join(owners)}. {legal}"
-    if homes := named(key):
-        return f"method {method} has no key '{key}'; it belongs to {' or '.join(homes)}. {legal}"
-    return f"method {method} has no key '{key}'. {legal}"
+    if others := owners(key):
+        return f"{where}; these methods have it: {listed(others)}. {legal}"
+    if places := named(key):
+        return f"{where}; it belongs to {' or '.join(places)}. {legal}"
+    if told := translation(key, hints, section):
+        return where + told
+    return f"{where}{nearest(key, hints) or '.'} {legal}"
 
 
 def _lists(value: Any) -> Any:

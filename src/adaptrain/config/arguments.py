@@ -11,9 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from adaptrain.config.defaults import stand_in, unknown_choice
+from adaptrain.config.defaults import refusal, stand_in
 from adaptrain.config.documents import COMMAND_LINE, Items, Leaf, Tree
-from adaptrain.config.library import GROUPS, Library, is_path, is_yaml
+from adaptrain.config.library import GROUPS, Library, is_yaml
+from adaptrain.config.numbers import misread, separated
+from adaptrain.config.options import meant_by
 from adaptrain.errors import UsageError, nearest
 
 _EXPRESSION = re.compile(r"(?!(choice|shuffle|sort|tag|glob)\()\w+\s*\(")
@@ -63,6 +65,11 @@ def read_arguments(arguments: Sequence[str], books: Library) -> Arguments:
             found.changes.append(Change(override.key_or_group, None))
         else:
             text = override.get_value_string()
+            number = separated(text) if isinstance(override.value(), list | dict) else None
+            if number is not None:
+                meant = number.replace("_", "")
+                found.problems.append(f"{override.key_or_group} (command line): {misread(number, meant)}")
+                continue
             found.changes.append(Change(override.key_or_group, _node(override.value(), text)))
     return found
 
@@ -86,7 +93,8 @@ def _misread(argument: str, reason: str, books: Library) -> str:
     if is_yaml(argument) and "=" not in argument:
         return f"is a file; say what of: recipe={argument}, or task=, adapter=, model="
     if argument.startswith("-"):
-        return f"has no dashes: key=value, such as {argument.lstrip('-').partition('=')[0] or 'seed'}=…"
+        option, _, value = argument.partition("=")
+        return f"is an option, and keys are written without dashes; {meant_by(option, value) or 'write key=value'}"
     if "=" not in argument:
         reason = "there is no `=`"
         if meant := nearest(argument, books.choices("recipe")):
@@ -157,10 +165,7 @@ def _choose(override: Override, argument: str, books: Library, found: Arguments)
         return
     name = value if isinstance(value, str) else override.get_value_string()
     if books.find(group, name) is None:
-        if is_path(name):
-            found.problems.append(f"{argument} (command line): there is no file {name}; correct the path")
-        else:
-            found.problems.append(unknown_choice(books, group, name, "command line"))
+        found.problems.append(f"{group}={name} (command line): {refusal(books, group, name)}")
         near = stand_in(books, group, name)
         if near is None:
             found.unsettled.add(group)

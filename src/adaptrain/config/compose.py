@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -38,11 +39,15 @@ from adaptrain.config.documents import (
     plain,
     read,
 )
+from adaptrain.config.dotted import undotted
+from adaptrain.config.keys import similar
 from adaptrain.config.library import GROUPS, Library, is_path, library
 from adaptrain.config.members import settle, settled
+from adaptrain.config.recipes import circle, read_recipe, with_runs
 from adaptrain.config.report import Report, origin_of
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, listed
+from adaptrain.synonyms import translation
 
 VERSION_BASE = "1.3"
 
@@ -85,13 +90,16 @@ def compose(overrides: Sequence[str]) -> Run:
     books = library()
     arguments = read_arguments(overrides, books)
     report = Report(arguments.problems, silent=set(arguments.unsettled))
+    if (sentence := circle(books, arguments.choices.get("recipe", ""))) is not None:
+        raise ConfigError([*report.problems, sentence])
     try:
         listing = _defaults_list(arguments.choices)
     except (HydraException, ValueError) as error:
         reason = " ".join(str(error).split("Config search path")[0].split())
         raise ConfigError([*report.problems, f"defaults: {reason}"]) from None
     choices = {group: listing.overrides.known_choices.get(group) for group in GROUPS}
-    documents = _documents(listing, books, report)
+    layers = with_runs(_documents(listing, books, report), choices, arguments.choices, report)
+    documents, choices = layers.documents, layers.choices
     if "recipe" in arguments.unsettled:
         report.silent.add("adapter")  # which one that recipe would have chosen is unknown
     dropped = _drop_replaced(documents, arguments, choices, report)
@@ -104,7 +112,7 @@ def compose(overrides: Sequence[str]) -> Run:
     _resolve(tree, report)
     settle(tree, books, report)
     _refuse_set_by_choice(tree, documents, choices, books, report)
-    config = build(tree, _name(choices), report)
+    config = build(tree, layers.name or _name(tree, documents, choices), report)
     if config is None or report.problems:
         raise ConfigError(list(dict.fromkeys(report.problems)))
     return Run(config, origins_of(tree), choices)
@@ -135,12 +143,20 @@ def _documents(listing: DefaultsList, books: Library, report: Report) -> dict[st
         file = source.config_file(books, path)
         if file is None or path in documents:
             continue
-        document = read(file, books.label(file))
-        report.problems += document.problems + usable_defaults(document, books)[1]
-        group = path.partition("/")[0]
+        group, _, choice = path.partition("/")
+        label = books.label(file)
+        document = read_recipe(file, label) if group == "recipe" else read(file, label)
+        report.problems += document.problems
+        if group in ("config", "recipe"):
+            report.problems += usable_defaults(document, books, group == "recipe")[1]
+        elif document.defaults:
+            report.add("defaults", document.defaults[0].origin, f"are for recipes; write the keys of the {group} out")
+        if not is_path(choice) and (twin := books.twin(file)) is not None:
+            sentence = f"{books.label(twin)} lies beside it, and {group}={choice} could mean either; remove one"
+            report.problems.append(f"{label}: {sentence}")
         if document.problems and not document.tree:  # nothing of it can be read; what it lacks is no second mistake
             report.silent |= {"adapter"} if group == "recipe" else {group}
-        tree = document.tree if group in ("config", "recipe") else {group: document.tree}
+        tree = document.tree if group in ("config", "recipe") else undotted({group: document.tree}, report.problems)
         documents[path] = replace(document, tree=tree)
     return documents
 
@@ -203,12 +219,24 @@ def apply_change(tree: Tree, change: Change, dropped: set[str], report: Report) 
         place = inner
     if change.node is None:
         if place.pop(key, None) is None and change.key not in dropped:
-            known = listed(".".join([*sections, name]) for name in place)
-            report.add(f"~{change.key}", COMMAND_LINE, f"there is no such key to drop. Set there are: {known}")
+            report.add(f"~{change.key}", COMMAND_LINE, _nothing_to_drop(change.key, tree, place))
     elif isinstance(place.get(key), dict) and isinstance(change.node, Leaf) and change.node.value is None:
         del place[key]  # in a file an empty section changes nothing; who writes null here wants it gone
     else:
         merge(place, {key: change.node})
+
+
+def _nothing_to_drop(dotted: str, tree: Tree, place: Tree) -> str:
+    """Why a key cannot be dropped: it is misspelt, or set elsewhere, or not set at all."""
+    section, _, key = dotted.rpartition(".")
+    prefix = f"{section}." if section else ""
+    if elsewhere := [other for other, _ in leaves(tree) if other.rpartition(".")[2] == key]:
+        return f"there is no such key to drop; {' and '.join(elsewhere)} can be dropped"
+    if told := translation(key, place, section):
+        return f"there is no such key to drop{told}"
+    if meant := similar(key, place):
+        return f"there is no such key to drop, did you mean '~{prefix}{meant}'?"
+    return f"there is no such key to drop. The keys that are set there: {listed(prefix + name for name in place)}"
 
 
 def _has_room(node: Tree | Leaf | None, top: str) -> bool:
@@ -248,9 +276,8 @@ def _refuse_set_by_choice(
     report: Report,
 ) -> None:
     """Refuse keys that a choice sets: the recipe's name, and an adapter's method apart from its other keys."""
-    named = tree.pop("recipe", None)
-    if named is not None:
-        report.add("recipe", first_origin(named), "is named by its file; leave the key out")
+    if (node := tree.pop("recipe", None)) is not None:
+        report.add("recipe", first_origin(node), "has no keys; choose a recipe by recipe=NAME")
     adapter, chosen = tree.get("adapter"), documents.get(f"adapter/{choices['adapter']}")
     method = adapter.get("method") if isinstance(adapter, dict) else None
     if not isinstance(method, Leaf) or chosen is None or "adapter" in report.silent:
@@ -267,7 +294,15 @@ def _refuse_set_by_choice(
         report.silent.add("adapter")
 
 
-def _name(choices: Mapping[str, str | None]) -> str:
-    """The recipe's name; where there is none, what was chosen instead."""
+def _name(tree: Tree, documents: Mapping[str, Document], choices: Mapping[str, str | None]) -> str:
+    """The recipe's name; where there is none, what was chosen instead, a task by the name that it was given."""
     chosen = [choices["recipe"]] if choices["recipe"] else [choices["adapter"], choices["task"]]
-    return "_".join(Path(choice).stem if is_path(choice) else choice for choice in chosen if choice)
+    names = [Path(choice).stem if is_path(choice) else choice for choice in chosen if choice]
+    task, document = tree.get("task"), documents.get(f"task/{choices['task']}")
+    name = task.get("name") if isinstance(task, dict) else None
+    if not choices["recipe"] and document is not None and isinstance(name, Leaf) and isinstance(name.value, str):
+        before = document.tree["task"]
+        assert isinstance(before, dict)
+        if origin_of(before, "name") != name.origin and name.value.strip():
+            names[-1] = quote(name.value, safe=" ,+=@")
+    return "_".join(names)

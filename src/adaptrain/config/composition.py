@@ -13,6 +13,7 @@ from adaptrain.config.members import check_branch, check_member, completed, entr
 from adaptrain.config.report import BAD, Report
 from adaptrain.config.schema import MemberConfig, RunConfig
 from adaptrain.errors import CompositionError, listed, nearest
+from adaptrain.hints import shown
 
 DIVIDING = ("parallel", "batchsplit", "multitask")
 """Blocks that give each child rows of its own, and so a task of its own."""
@@ -108,8 +109,11 @@ def read_written(node: Tree | Leaf | None, report: Report) -> tuple[Any, Any]:
     if not isinstance(value, str | Mapping):
         value = node.text
     if value is None:
-        sentence = f"is {node.value!r}; write an expression such as stack(a, b), or a mapping such as {{stack: [a, b]}}"
-        report.add("composition", node.origin, sentence)
+        children = node.value if isinstance(node.value, list) and all(isinstance(c, str) for c in node.value) else None
+        inner = listed(children or ("a", "b"))
+        cure = f"write an expression such as stack({inner}), or a mapping such as {{stack: [{inner}]}}"
+        what = "a list, which does not say how they work together" if children else shown(node.value)
+        report.add("composition", node.origin, f"is {what}; {cure}")
         return None, BAD
     try:
         return value, parse(value)
@@ -151,7 +155,7 @@ def _one_branch_block(parsed: Composition | None, origin: Origin | None, report:
         report.add("composition", origin, f"{sentence}; a run can train it as the composition itself, or last in it")
     own = branch_names(block)
     for name in dict.fromkeys(name for name in own if own.count(name) > 1):
-        sentence = f"has two branches that end in '{name}', and a branch bears the name of its last adapter"
+        sentence = f"has two branches that end in '{name}', and a branch has the name of its last adapter"
         report.add("composition", origin, f"{sentence}; give each an adapter of its own")
     return block
 

@@ -6,34 +6,39 @@ that the rest of the configuration can still be checked.
 
 from __future__ import annotations
 
-import difflib
+from pathlib import Path
 from typing import Any
 
 from adaptrain.config.documents import Document
-from adaptrain.config.library import GROUPS, Library
+from adaptrain.config.keys import similar
+from adaptrain.config.library import GROUPS, Library, is_path
 from adaptrain.errors import listed, nearest
 
 
-def unknown_choice(books: Library, group: str, choice: str, place: str) -> str:
-    """A sentence that refuses a choice."""
+def refusal(books: Library, group: str, choice: str) -> str:
+    """Why a choice that the library does not have is refused, and what to write instead."""
+    own_model = f"; for a model of the hub or in a folder, set model.name to {choice}" if group == "model" else ""
+    if is_path(choice):
+        folder = Path(choice).expanduser()
+        if group == "recipe" and (folder / "config.yaml").is_file():
+            return f"{choice} is a folder; write {folder / 'config.yaml'}"
+        return f"there is no file {choice}{own_model or '; correct the path'}"
     known = books.choices(group)
-    return (
-        f"{group}={choice} ({place}): there is no {group} '{choice}'{nearest(choice, known) or '.'} "
-        f"Known are: {listed(known)}, or the path of a .yaml file"
-    )
+    if near := nearest(choice, known):
+        return f"there is no {group} '{choice}'{near} `adaptrain ls {group}s` lists all{own_model}"
+    lead = f"there is no {group} '{choice}'. The {group}s are"
+    return f"{lead}: {listed(known)}, or the path of a .yaml file{own_model}"
 
 
 def stand_in(books: Library, group: str, choice: str) -> str | None:
     """What an unknown choice was probably meant to be."""
-    near = difflib.get_close_matches(choice, books.choices(group), n=1, cutoff=0.6)
-    return near[0] if near else None
+    return similar(choice, books.choices(group))
 
 
-def usable_defaults(document: Document, books: Library) -> tuple[list[Any], list[str]]:
+def usable_defaults(document: Document, books: Library, is_recipe: bool) -> tuple[list[Any], list[str]]:
     """The entries that Hydra can follow, and what is wrong with the others."""
     usable: list[Any] = []
     problems: list[str] = []
-    is_recipe = not document.label.startswith("conf/")
     for leaf in document.defaults:
         entry, place = leaf.value, str(leaf.origin)
         if entry == "_self_":
@@ -45,12 +50,18 @@ def usable_defaults(document: Document, books: Library) -> tuple[list[Any], list
             problems.append(f"defaults ({place}): cannot follow `- {_shown(entry)}`; write {forms}")
             continue
         if choice is not None and books.find(group, choice) is None:
-            problems.append(unknown_choice(books, group, choice, place))
+            problems.append(f"{group}={choice} ({place}): {refusal(books, group, choice)}")
             choice = stand_in(books, group, choice)
             if choice is None:
                 continue
         usable.append(choice if is_recipe and group == "recipe" else {key: choice})
     return usable, problems
+
+
+def chosen_group(entry: Any) -> str | None:
+    """The group that an entry of a recipe chooses from; None for another recipe."""
+    _, group, _ = _parts(entry, is_recipe=True)
+    return group if group in GROUPS and group != "recipe" else None
 
 
 def _parts(entry: Any, is_recipe: bool) -> tuple[str, str, str | None]:

@@ -14,6 +14,8 @@ from typing import Any, Union
 
 import yaml
 
+from adaptrain.config.numbers import misread_numbers
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -118,12 +120,16 @@ def _parse(text: str, label: str) -> Document:
         loader = _Loader(text)
         node = loader.get_single_node()
         tree = _mapping(node, loader, label, problems) if node is not None else {}
+        if node is not None:
+            problems += [f"{label}:{line}: {sentence}" for line, sentence in misread_numbers(node, loader)]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         what = " ".join(part for part in (error.context, error.problem) if part)
         return Document(label, {}, header=header, problems=[f"{label}:{line}: is not YAML ({what})"])
     except yaml.YAMLError as error:
         return Document(label, {}, header=header, problems=[f"{label}: is not YAML ({' '.join(str(error).split())})"])
+    except ValueError as error:  # 0x_ has the form of a number and is none
+        return Document(label, {}, header=header, problems=[f"{label}: is not YAML ({error})"])
     except RecursionError:
         told = f"{label}: is nested too deeply, or contains itself; remove the alias (`*name`)"
         return Document(label, {}, header=header, problems=[told])
@@ -143,14 +149,14 @@ def _defaults(node: yaml.Node | None, loader: _Loader, label: str, problems: lis
                 for entry in value_node.value
             )
         line = key_node.start_mark.line + 1
-        problems.append(f"{label}:{line}: defaults is no list; write lines such as `- override /adapter: lora`")
+        problems.append(f"{label}:{line}: defaults is not a list; write lines such as `- override /adapter: lora`")
     return ()
 
 
 def _mapping(node: yaml.Node, loader: _Loader, label: str, problems: list[str]) -> Tree:
     if not isinstance(node, yaml.MappingNode):
         what = "a list" if isinstance(node, yaml.SequenceNode) else "one value"
-        problems.append(f"{label}:{node.start_mark.line + 1}: is {what}; keys and values are due, as in `seed: 1`")
+        problems.append(f"{label}:{node.start_mark.line + 1}: is {what}; write keys with values, such as `seed: 1`")
         return {}
     tree: Tree = {}
     lines: dict[str, int] = {}
@@ -158,7 +164,7 @@ def _mapping(node: yaml.Node, loader: _Loader, label: str, problems: list[str]) 
         line = key_node.start_mark.line + 1
         name = str(key_node.value)
         if name in lines:
-            problems.append(f"{label}:{line}: the key '{name}' stands here a second time (first in line {lines[name]})")
+            problems.append(f"{label}:{line}: the key '{name}' is given twice (first in line {lines[name]})")
         lines.setdefault(name, line)
     loader.flatten_mapping(node)  # `<<: *anchor`
     for key_node, value_node in node.value:

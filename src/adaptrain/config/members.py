@@ -7,13 +7,14 @@ from typing import Any
 
 from adaptrain.config.adapter import check_adapter
 from adaptrain.config.arguments import Change
-from adaptrain.config.defaults import stand_in
+from adaptrain.config.defaults import refusal, stand_in
 from adaptrain.config.documents import Chosen, Items, Leaf, Origin, Tree, first_origin, plain, read
-from adaptrain.config.library import Library, is_path
+from adaptrain.config.dotted import undotted
+from adaptrain.config.library import Library
 from adaptrain.config.report import MISSING, Report, origin_of
 from adaptrain.config.schema import MemberConfig, RunConfig, TrainerConfig
 from adaptrain.config.sections import built, metrics, section
-from adaptrain.errors import listed, nearest
+from adaptrain.errors import listed
 
 _NAMED = ("adapter", "task")
 """Keys of an entry that take a name of `conf/`, or a file."""
@@ -60,17 +61,12 @@ def _chosen(group: str, leaf: Leaf, dotted: str, books: Library, report: Report)
     """The section that a name stands for; of a wrong name, what was probably meant."""
     name, file = str(leaf.value), books.find(group, str(leaf.value))
     if file is None:
-        known = books.choices(group)
-        if is_path(name):
-            report.add(dotted, leaf.origin, f"there is no file {name}; correct the path")
-        else:
-            cure = f"Known are: {listed(known)}, or the path of a .yaml file"
-            report.add(dotted, leaf.origin, f"there is no {group} '{name}'{nearest(name, known) or '.'} {cure}")
+        report.add(dotted, leaf.origin, refusal(books, group, name))
         near = stand_in(books, group, name)
         if near is None:
             report.silent.add(dotted)
             return Chosen({}, leaf.origin)
-        file = known[near]
+        file = books.choices(group)[near]
     document = read(file, books.label(file))
     report.problems += document.problems
     if document.problems and not document.tree:
@@ -79,7 +75,8 @@ def _chosen(group: str, leaf: Leaf, dotted: str, books: Library, report: Report)
         report.add(
             dotted, leaf.origin, f"{document.label} has a defaults list, which is for recipes; write its keys out"
         )
-    return Chosen(document.tree, leaf.origin)
+    tree = undotted({group: document.tree}, report.problems)[group]
+    return Chosen(tree if isinstance(tree, dict) else {}, leaf.origin)
 
 
 def entries_of(tree: Tree, report: Report) -> dict[str, Tree]:
@@ -89,7 +86,7 @@ def entries_of(tree: Tree, report: Report) -> dict[str, Tree]:
         return {}
     if isinstance(node, Leaf | Items):
         report.add(
-            "adapters", first_origin(node), "is no mapping; write NAME: {path: FOLDER}, or NAME: {adapter: NAME}"
+            "adapters", first_origin(node), "is not a mapping; write NAME: {path: FOLDER}, or NAME: {adapter: NAME}"
         )
         return {}
     found: dict[str, Tree] = {}
@@ -101,9 +98,9 @@ def entries_of(tree: Tree, report: Report) -> dict[str, Tree]:
             )
         elif isinstance(entry, Leaf) and entry.value not in (None, {}):
             keys = listed(f.name for f in dataclasses.fields(MemberConfig))
-            report.add(dotted, entry.origin, f"is one value, but a section is due, with the keys: {keys}")
+            report.add(dotted, entry.origin, f"is one value; it must be a mapping with the keys: {keys}")
         elif isinstance(entry, Items):
-            report.add(dotted, first_origin(entry), "is a list, but a section is due")
+            report.add(dotted, first_origin(entry), "is a list; it must be a mapping")
         else:
             if isinstance(entry, Leaf):
                 node[name] = entry = Chosen({}, entry.origin)
@@ -202,7 +199,7 @@ def _trainer(node: Tree | Leaf, dotted: str, run: TrainerConfig | None, report: 
     """A branch's own keys over the run's."""
     if isinstance(node, Leaf):
         keys = listed(f.name for f in dataclasses.fields(TrainerConfig))
-        report.add(dotted, node.origin, f"is one value, but a section is due, with the keys: {keys}")
+        report.add(dotted, node.origin, f"is one value; it must be a mapping with the keys: {keys}")
         return None
     values = section(node, TrainerConfig, f"{dotted}.", report)
     if run is None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from adaptrain.config.documents import Leaf, Origin, Tree, first_origin, plain
+from adaptrain.config.numbers import misread, separated
 from adaptrain.config.values import Misfit, convert
 
 MISSING = "???"
-"""Hydra's mark of a value that is still to be given."""
+"""Hydra's mark of a value that has to be set yet."""
 
 
 class _Bad:
@@ -40,17 +41,22 @@ class Report:
 
 
 def fitted(node: Tree | Leaf, hint: Any, dotted: str, report: Report) -> Any:
-    """A key's value in the type that is due, or `BAD`."""
+    """A key's value in the type that its hint asks for, or `BAD`."""
     value = plain(node)
     if value == MISSING:
-        report.add(dotted, first_origin(node), f"is still to be given: {dotted}=…")
+        report.add(dotted, first_origin(node), f"has no value yet; set it by {dotted}=…")
         return BAD
+    text = node.text if isinstance(node, Leaf) else None
     try:
-        return convert(value, hint)
+        converted = convert(value, hint)
+        if text is not None and isinstance(value, int | float) and separated(text):
+            report.add(dotted, first_origin(node), misread(text, value))
+            return BAD
+        return converted
     except Misfit as misfit:
-        if isinstance(node, Leaf) and node.text is not None:
+        if text is not None:
             try:
-                return convert(node.text, hint)  # a revision 1234567, typed without quotes, is meant as a word
+                return convert(text, hint)  # a revision 1234567, typed without quotes, is meant as a string
             except Misfit:
                 pass
         report.add(dotted, first_origin(node), str(misfit))

@@ -201,7 +201,7 @@ class MemberConfig:
         if self.path is not None and not self.path.strip():
             yield "path", "is empty; give a folder or a hub id"
         if self.path is not None and self.adapter is not None:
-            yield "adapter", "stands beside path: a saved adapter has its own config; leave one of them out"
+            yield "adapter", "is given together with path: a saved adapter has its own config; leave one of them out"
         if self.path is None and self.revision is not None:
             yield "revision", "is of a hub id, and there is no path"
         if self.path is None and self.leave_out:
@@ -217,7 +217,7 @@ class RunConfig:
     """One run, resolved.
 
     Attributes:
-        recipe: name of the recipe, or of the group choices where there is none; the run's folder bears it.
+        recipe: name of the recipe, or of the group choices where there is none; the run's folder has this name.
         adapter: `method:` and that method's own keys (`adaptrain.methods`).
         architecture: where the model's own type has no table: the model type whose table is used, or the content of a
             file (`adaptrain.architectures.written`); null otherwise.

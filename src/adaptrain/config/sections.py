@@ -10,10 +10,11 @@ import typing
 from typing import Any
 
 from adaptrain.config.documents import Leaf, Tree, first_origin, plain
-from adaptrain.config.keys import legal_keys, named, section_in
+from adaptrain.config.keys import legal_keys, named, owners, section_in, similar
 from adaptrain.config.report import BAD, Report, fitted, origin_of
 from adaptrain.config.schema import TaskConfig
 from adaptrain.errors import ConfigError, listed, nearest
+from adaptrain.synonyms import translation
 
 
 def section(tree: Tree, kind: type, prefix: str, report: Report) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def section(tree: Tree, kind: type, prefix: str, report: Report) -> dict[str, An
                     values[key] = made
             elif node.value is not None:
                 keys = listed(f.name for f in dataclasses.fields(typing.cast(Any, inner)))
-                report.add(dotted, node.origin, f"is one value, but a section is due, with the keys: {keys}")
+                report.add(dotted, node.origin, f"is one value; it must be a mapping with the keys: {keys}")
         elif (value := fitted(node, hints[key], dotted, report)) is not BAD:
             values[key] = value
     if prefix == "":
@@ -74,11 +75,17 @@ def _unknown(dotted: str, kind: type) -> str:
     where = f"{section} has no key '{key}'" if section else f"there is no key '{key}'"
     legal = f"The keys {f'of {section}' if section else 'at the top'} are: {listed(known)}"
     near_by = [other for other in legal_keys(kind, f"{section}." if section else "") if other.endswith(f".{key}")]
-    homes = near_by or named(key)
-    if homes:
-        return f"{where}; it belongs to {' or '.join(homes)}. {legal}"
-    near = nearest(key, known) or nearest(key, [other.rpartition(".")[2] for other in legal_keys()])
-    return f"{where}{near or '.'} {legal}"
+    in_methods = [f"adapter.{key}"] if not section and owners(key) else []
+    if places := [*(near_by or named(key)), *in_methods]:
+        return f"{where}; it belongs to {' or '.join(places)}. {legal}"
+    if told := translation(key, known, section):
+        return where + told
+    if near := nearest(key, known):
+        return f"{where}{near} {legal}"
+    if section and owners(key):
+        return f"{where}; it belongs to adapter.{key}. {legal}"
+    meant = similar(key, (other.rpartition(".")[2] for other in legal_keys()))
+    return f"{where}{f', did you mean {named(meant)[0]!r}?' if meant else '.'} {legal}"
 
 
 def metrics(task: TaskConfig | None, node: Tree | Leaf | None, prefix: str, report: Report) -> None:

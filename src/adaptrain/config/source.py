@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from adaptrain.config.defaults import usable_defaults
 from adaptrain.config.documents import read
 from adaptrain.config.library import GROUPS, Library, library
+from adaptrain.config.recipes import read_recipe
 
 SCHEME = "adaptrain"
 URL = f"{SCHEME}://library"
@@ -52,8 +53,11 @@ class LibrarySource(ConfigSource):
         file = config_file(books, config_path)
         if file is None:
             raise ConfigLoadError(f"Config not found: {config_path}")
-        document = read(file, books.label(file))
-        values: dict[str, Any] = {"defaults": usable_defaults(document, books)[0]} if document.defaults else {}
+        group = config_path.partition("/")[0]
+        values: dict[str, Any] = {}
+        if group not in GROUPS[:-1]:  # what is chosen from lists no defaults
+            document = (read_recipe if group == "recipe" else read)(file, books.label(file))
+            values = {"defaults": usable_defaults(document, books, group == "recipe")[0]} if document.defaults else {}
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),

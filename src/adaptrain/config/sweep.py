@@ -143,7 +143,7 @@ def launch(sweep: Sweep, function: CellFunction, outputs: Path) -> list[Any]:
         what the cells returned, as far as the sweeper hands it on.
 
     Raises:
-        ConfigError: the sweeper or launcher cannot be had.
+        ConfigError: the sweeper or launcher is not installed.
         OutputError: `outputs` cannot be written.
     """
     source.register()

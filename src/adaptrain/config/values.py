@@ -1,18 +1,22 @@
 """Plain values made to fit a type hint, or refused in words.
 
-YAML and the command line know fewer types than a dataclass: a list is due where the hint says tuple, `8` and `"1e-4"`
-are fine where a float is due. Nothing else is guessed: `1.5` is no whole number and `no` is no word.
+YAML and the command line know fewer types than a dataclass: a list becomes the tuple of a hint, `8` and `"1e-4"` become
+floats. Nothing else is guessed: `1.5` is no whole number and `no` is no string.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from adaptrain.errors import listed, nearest
+from adaptrain.errors import nearest
+from adaptrain.hints import shown, words
+
+_DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class Misfit(Exception):
@@ -56,7 +60,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def _one_of(value: Any, hint: Any, arguments: tuple[Any, ...]) -> Any:
-    # What fits as it is goes before what fits after a change: in `float | Literal["learned"]`, "learned" is a word.
+    # What fits as it is goes before what fits after a change: in `float | Literal["learned"]`, "learned" is a string.
     exact = [a for a in arguments if a in (bool, int, str) and type(value) is a]
     for argument in [*exact, *arguments]:
         try:
@@ -67,8 +71,10 @@ def _one_of(value: Any, hint: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also as the word that YAML makes of `1e-4`."""
+    """A finite number, also as the string that YAML makes of `1e-4`."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) is None:  # Python also reads 1_0 and ١٢
         return None
     try:
         number = float(value)
@@ -78,46 +84,15 @@ def _number(value: Any) -> float | None:
 
 
 def _not(value: Any, hint: Any) -> str:
-    sentence = f"is {shown(value)}, but {words(hint)} is due"
     literals = [word for word in _literals(hint) if isinstance(word, str)]
+    if isinstance(value, str) and (near := nearest(value, literals)):
+        return f"is {shown(value)}{near} It must be {words(hint)}"
+    sentence = f"is {shown(value)}; it must be {words(hint)}"
     if isinstance(value, bool) and _takes_words(hint):
-        return sentence + "; YAML reads yes, no, on, off as true and false: put the word in quotes"
+        return sentence + "; YAML reads yes, no, on, off as true and false: put it in quotes"
     if isinstance(value, int | float) and not isinstance(value, bool) and _takes_words(hint):
         return sentence + "; put it in quotes"
-    return sentence + (nearest(value, literals) if isinstance(value, str) else "")
-
-
-def shown(value: Any) -> str:
-    """A value as YAML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(shown(item) for item in value) + "]"
-    return {None: "null"}.get(value, f"'{value}'" if isinstance(value, str) else str(value))
-
-
-def words(hint: Any) -> str:
-    """What a type hint allows."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        names = [shown(word).strip("'") for word in arguments]
-        return names[0] if len(names) == 1 else f"one of {listed(names)}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(words(argument) for argument in arguments)
-    if origin is tuple:
-        return f"a list (each item {words(arguments[0])})"
-    if origin is not None:
-        return f"a mapping (each value {words(arguments[1])})"
-    return {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a word",
-        None: "null",
-        type(None): "null",
-    }.get(hint, str(hint))
+    return sentence
 
 
 def _literals(hint: Any) -> list[Any]:

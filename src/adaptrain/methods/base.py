@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
+import inspect
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptrain.context import current_forward
-from adaptrain.errors import ConfigError, UnsupportedError, listed, unknown
+from adaptrain.errors import ConfigError, UnsupportedError, listed, nearest, unknown
+from adaptrain.hints import words
+from adaptrain.methods.fits import fits
 from adaptrain.methods.layers import absent
 from adaptrain.state import LinearMap
+from adaptrain.synonyms import translation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -141,7 +143,7 @@ class Shared(nn.Module):
         raise NotImplementedError("a shared module computes a value")
 
     def current(self) -> Any:
-        """The value of the forward in force; computed anew outside one."""
+        """The value of the current forward; computed anew outside one."""
         forward = current_forward()
         return forward.once[self] if forward is not None and self in forward.once else self.compute()
 
@@ -201,6 +203,13 @@ class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
     def __eq__(self, other: object) -> bool:
         """Whether both say the same: a preset class equals what is read back from its file."""
         return isinstance(other, MethodConfig) and self.to_dict() == other.to_dict()
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Refuse keys that the class does not have, in the words of `from_dict` instead of a TypeError."""
+        known = inspect.signature(cls.__init__).parameters
+        if problems := [cls._unknown(key) for key in values if key not in known]:
+            raise ConfigError(problems)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for key in self.fields():  # what others can change is copied: lists as tuples, mappings as dicts
@@ -293,12 +302,16 @@ class MethodConfig:  # noqa: PLW1641  (the dataclass adds it)
 
     @classmethod
     def _unknown(cls, key: str) -> str:
-        return unknown(f"key of {cls.__name__}", key, cls.fields(), "Its keys are")
+        """Why a key is refused, with the name that it has here where another tool calls it so."""
+        what = f"There is no key of {cls.__name__} '{key}'"
+        if told := translation(key, cls.fields()):
+            return what + told
+        return f"{what}{nearest(key, cls.fields()) or '.'} Its keys are: {listed(cls.fields())}"
 
     def _type_problems(self) -> list[str]:
         hints = typing.get_type_hints(type(self))
         return [
-            f"{key} is {value!r}, which is not {_words(hints[key])}"
+            f"{key} is {value!r}; it must be {words(hints[key])}"
             for key in self.fields()
             if not fits(value := getattr(self, key), hints[key])
         ]
@@ -308,46 +321,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value fits a type hint made of plain types, unions, literals, tuples and mappings.
-
-    An int fits float; a bool fits neither (YAML's `yes` is a mistake where a number is due). Numbers are finite.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return any(value == argument and type(value) is type(argument) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
-        )
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None:
-        return value is None
-    return isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "one of " + listed(arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(argument) for argument in arguments)
-    if origin is tuple:
-        return f"a list of {_words(arguments[0])}"
-    if origin is not None:
-        return "a mapping"
-    return {type(None): "null", None: "null", bool: "true or false", int: "a whole number", float: "a number"}.get(
-        hint, {"str": "a word"}.get(getattr(hint, "__name__", ""), str(hint))
-    )
 
 
 _REGISTRY: dict[str, type[MethodConfig]] = {}

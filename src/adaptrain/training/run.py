@@ -313,8 +313,9 @@ def write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[st
 
 
 def config_yaml(config: RunConfig) -> str:
-    """A resolved config as YAML."""
-    return yaml.safe_dump(_plain(config.resolved()), sort_keys=False, allow_unicode=True)
+    """A resolved config as YAML. It is a recipe, which shall find the run and not replace it: `force` is false."""
+    values = config.resolved() | {"force": False}
+    return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:
