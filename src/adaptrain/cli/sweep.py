@@ -72,7 +72,8 @@ class RunCell:
 
         arguments = [*self.fixed, *swept]
         composed = compose(arguments)
-        result = train(composed.config, annotated_yaml(composed), command_line(arguments))
+        with composed.explaining():
+            result = train(composed.config, annotated_yaml(composed), command_line(arguments), notes=composed.notes)
         print(closing(result.row, str(result.folder), result.finished_before), flush=True)
         status = "finished before" if result.finished_before else "done"
         return Outcome(name, status, scored(result.row), str(result.folder))

@@ -25,7 +25,8 @@ def run(arguments: Sequence[str]) -> int:
 
     from adaptrain.training.run import train
 
-    result = train(composed.config, annotated_yaml(composed), command_line(arguments))
+    with composed.explaining():
+        result = train(composed.config, annotated_yaml(composed), command_line(arguments), notes=composed.notes)
     print(closing(result.row, str(result.folder), result.finished_before))
     return 0
 

@@ -116,7 +116,8 @@ def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
     if config.sha256 is not None and fingerprint != config.sha256:
         raise ModelError(
             f"The weights of model {config.name} in {folder} are not the expected ones: sha256 {fingerprint}, "
-            f"not {config.sha256}. Install the package again, or correct model.sha256"
+            f"not {config.sha256}. {'Install the package again' if config.package else 'Name the right folder'}, or "
+            "correct model.sha256"
         )
     return BaseModel(config, str(folder), None, fingerprint)
 

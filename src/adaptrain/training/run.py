@@ -72,6 +72,7 @@ def train(
     origins_yaml: str | None = None,
     command: Sequence[str] = (),
     display: Display | None = None,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     """Train, evaluate and save one adapter, or the branches of a composition. A finished run is not repeated unless
     `config.force`.
@@ -80,6 +81,7 @@ def train(
         origins_yaml: the resolved config with the origin of each key, saved as `origins.yaml`.
         command: that started the run, for the manifest.
         display: told what happens; chosen by the terminal when None.
+        notes: on how the config was composed, to be shown and kept with the run's own.
 
     Raises:
         ConfigError: keys that do not go together.
@@ -91,7 +93,8 @@ def train(
         AdaptrainError: training diverged.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    config, method, notes = complete(config)
+    config, method, inferred = complete(config)
+    notes = (*notes, *inferred)
     folder = run_folder(config)
     if is_finished(folder) and not config.force:
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
