@@ -31,6 +31,7 @@ FILES = {
     "predictions.jsonl",
     "log.jsonl",
     "result.json",
+    "ingredients.json",
     "run.json",
 }
 SEQ_BN = {

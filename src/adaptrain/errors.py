@@ -69,9 +69,19 @@ class AdapterNameError(AdaptrainError, KeyError):
 
 
 class DataError(AdaptrainError, ValueError):
-    """A data file, column, label or split that is missing or wrong."""
+    """A data file, column, label or split that is missing or wrong.
+
+    Args:
+        message: complete.
+        key: of the task's config, where the mistake may be in it: `columns.text`, `labels`, `splits`; and
+        value: what stands there, where the key has several.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", key: str | None = None, value: str | None = None) -> None:
+        super().__init__(message)
+        self.key, self.value = key, value
 
 
 class ModelError(AdaptrainError):

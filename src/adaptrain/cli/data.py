@@ -60,7 +60,8 @@ def run(arguments: Sequence[str]) -> int:
     tokens = any(override.startswith(_CHOICES) for override in found.overrides)
     columns = [] if typed else [override for override in found.overrides if override.startswith("task.columns.")]
     others = [override for override in found.overrides if override not in columns]
-    config = compose([*(["task=own"] if found.paths else []), *others]).config
+    composed = compose([*(["task=own"] if found.paths else []), *others])
+    config = composed.config
     if found.paths:
         if config.data.mirror is not None:
             raise UsageError("data.mirror is for task=NAME: a PATH is read as it is")
@@ -68,7 +69,10 @@ def run(arguments: Sequence[str]) -> int:
         if columns:
             task = dataclasses.replace(task, columns=read_columns(columns))
         config = dataclasses.replace(config, task=task)
-    return _report(config, typed, tokens)
+    for note in composed.notes:
+        print(f"note: {note}")
+    with composed.explaining():
+        return _report(config, typed, tokens)
 
 
 def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
@@ -286,13 +290,17 @@ def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], meas
 def _end(config: RunConfig, made: Survey, missing: Mapping[str, DataError]) -> int:
     """0, or the error that training would stop with."""
     if missing:
-        raise DataError("\n".join(map(str, missing.values())))
+        first = next(iter(missing.values()))
+        raise DataError("\n".join(map(str, missing.values())), first.key, first.value)
+    from adaptrain.tasks.bad_rows import LABEL
+
     bad = [each for each in made.splits if each.bad]
     if bad and config.data.bad_rows == "error":
         counts = ", ".join(f"{len(each.bad):,} of split '{each.name}'" for each in bad)
         raise DataError(
             f"Bad rows: {counts}. The first: {bad[0].bad[0].told}. data.bad_rows=error refuses them; "
-            "data.bad_rows=skip leaves them out"
+            "data.bad_rows=skip leaves them out",
+            "labels" if bad[0].bad[0].reason == LABEL else None,
         )
     return 0
 

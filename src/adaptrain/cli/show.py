@@ -25,5 +25,7 @@ def run(arguments: Sequence[str]) -> int:
             continue
         colour = {"command line": "33", "default": "2"}.get(origin, "36")
         print(f"{text:<{width}}  {styled(f'# {origin}', colour, sys.stdout)}")
+    for note in composed.notes:
+        print(styled(f"# note: {note}", "33", sys.stdout))
     print(styled(f"# train writes to {run_folder(composed.config)}", "2", sys.stdout))
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from adaptrain.cli.environment import quieten
 from adaptrain.cli.failures import debugging, describe, tell
 from adaptrain.cli.screen import print_rows, styled
-from adaptrain.cli.train import closing, command_line, scored
+from adaptrain.cli.train import answer, closing, command_line, scored
 from adaptrain.config.sweep import Sweep, launch, plan
 from adaptrain.errors import ConfigError
 from adaptrain.reporting.folder import run_folder
@@ -66,16 +66,10 @@ class RunCell:
             _free_memory()
 
     def _train(self, name: str, swept: Sequence[str]) -> Outcome:
-        from adaptrain.config.compose import compose
-        from adaptrain.config.render import annotated_yaml
-        from adaptrain.training.run import train
-
         arguments = [*self.fixed, *swept]
-        composed = compose(arguments)
-        result = train(composed.config, annotated_yaml(composed), command_line(arguments))
-        print(closing(result.row, str(result.folder), result.finished_before), flush=True)
-        status = "finished before" if result.finished_before else "done"
-        return Outcome(name, status, scored(result.row), str(result.folder))
+        row, folder, finished_before = answer(arguments, command_line(arguments))
+        print(closing(row, folder, finished_before), flush=True)
+        return Outcome(name, "finished before" if finished_before else "done", scored(row), folder)
 
 
 def run_sweep(arguments: Sequence[str]) -> int:

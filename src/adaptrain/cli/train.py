@@ -18,16 +18,41 @@ def run(arguments: Sequence[str]) -> int:
 
         return run_sweep(overrides)
 
-    from adaptrain.config.compose import compose
+    row, folder, finished_before = answer(overrides, command_line(arguments))
+    print(closing(row, folder, finished_before))
+    return 0
+
+
+def answer(overrides: Sequence[str], command: Sequence[str]) -> tuple[dict[str, Any], str, bool]:
+    """The results row and folder of the run that overrides mean, trained now or before; and whether it was before.
+
+    Args:
+        command: for the manifest.
+    """
+    from adaptrain.cli.again import asked_by, finished_run, remember
+    from adaptrain.config.compose import draft
     from adaptrain.config.render import annotated_yaml
 
-    composed = compose(overrides)  # before transformers and datasets are imported: a typo should not have to wait
+    drafted = draft(overrides)
+    if (found := finished_run(drafted)) is not None:
+        _print_notes(drafted.notes)
+        return found[0], str(found[1]), True
+    asked = asked_by(drafted) if drafted.in_order else ""
+    composed = drafted.finish()  # before transformers and datasets are imported: a typo should not have to wait
 
     from adaptrain.training.run import train
 
-    result = train(composed.config, annotated_yaml(composed), command_line(arguments))
-    print(closing(result.row, str(result.folder), result.finished_before))
-    return 0
+    with composed.explaining():
+        result = train(composed.config, annotated_yaml(composed), command, notes=composed.notes)
+    remember(result.folder, asked)
+    if result.finished_before:
+        _print_notes(composed.notes)
+    return result.row, str(result.folder), result.finished_before
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ VERBS = {
 
 {_OVERRIDES}
 
-A run goes to outputs/<recipe>/<hash of its config>. A finished one is not repeated unless force=true.
+A run goes to outputs/<recipe>/<hash of its config>. A finished one is not repeated unless force=true; where its rows,
+base model or saved adapters have changed since, the command says so instead of showing the old result.
   -m, --multirun                several values a key, one run for each combination; hydra/launcher=joblib and other
                                 plug-ins of Hydra run them elsewhere""",
             "train",

@@ -24,14 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adaptrain.config import source
 from adaptrain.config.arguments import Arguments, Change, read_arguments
+from adaptrain.config.belonging import Layers, as_layer
 from adaptrain.config.check import build, origins_of
 from adaptrain.config.defaults import usable_defaults
 from adaptrain.config.documents import (
     COMMAND_LINE,
-    DEFAULT,
     Document,
     Leaf,
-    Origin,
     Tree,
     first_origin,
     leaves,
@@ -45,7 +44,7 @@ from adaptrain.config.library import GROUPS, Library, is_path, library
 from adaptrain.config.members import settle, settled
 from adaptrain.config.recipes import circle, read_recipe, with_runs
 from adaptrain.config.report import Report, origin_of
-from adaptrain.config.schema import RunConfig
+from adaptrain.config.run import Run
 from adaptrain.errors import ConfigError, listed
 from adaptrain.synonyms import translation
 
@@ -56,26 +55,41 @@ _REPLACED = ("model", "adapter", "task")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A composed run.
+class Draft:
+    """A run whose layers lie over each other and are still to be checked. Nothing heavy has been imported for it.
 
     Attributes:
-        config: checked and complete.
-        origins: dotted key → where it was set; keys that are not in it have the dataclass's own default.
-        choices: group → what was chosen.
+        tree: what the layers make.
+        name: of the recipe, or of what was chosen instead.
+        choices: as in `Run`.
+        notes: as in `Run`.
     """
 
-    config: RunConfig
-    origins: Mapping[str, Origin]
+    tree: Tree
+    name: str
     choices: Mapping[str, str | None]
+    notes: tuple[str, ...]
+    _documents: Mapping[str, Document]
+    _books: Library
+    _report: Report
 
-    def origin(self, key: str) -> Origin:
-        """Where a key's value was set, or the section that holds it."""
-        while key:
-            if key in self.origins:
-                return self.origins[key]
-            key = key.rpartition(".")[0]
-        return DEFAULT
+    @property
+    def in_order(self) -> bool:
+        """Whether no mistake has been found so far."""
+        return not self._report.problems
+
+    def finish(self) -> Run:
+        """Check every key against what it must be. The tree is changed; call it once.
+
+        Raises:
+            ConfigError: every mistake, a sentence each.
+        """
+        tree, report = self.tree, self._report
+        _refuse_set_by_choice(tree, self._documents, self.choices, self._books, report)
+        config = build(tree, self.name, report)
+        if config is None or report.problems:
+            raise ConfigError(list(dict.fromkeys(report.problems)))
+        return Run(config, origins_of(tree), self.choices, self.notes)
 
 
 def compose(overrides: Sequence[str]) -> Run:
@@ -86,6 +100,15 @@ def compose(overrides: Sequence[str]) -> Run:
 
     Raises:
         ConfigError: every mistake, a sentence each.
+    """
+    return draft(overrides).finish()
+
+
+def draft(overrides: Sequence[str]) -> Draft:
+    """Lay the layers of one run over each other.
+
+    Raises:
+        ConfigError: the files cannot be put in an order.
     """
     books = library()
     arguments = read_arguments(overrides, books)
@@ -98,24 +121,25 @@ def compose(overrides: Sequence[str]) -> Run:
         reason = " ".join(str(error).split("Config search path")[0].split())
         raise ConfigError([*report.problems, f"defaults: {reason}"]) from None
     choices = {group: listing.overrides.known_choices.get(group) for group in GROUPS}
-    layers = with_runs(_documents(listing, books, report), choices, arguments.choices, report)
-    documents, choices = layers.documents, layers.choices
+    written = with_runs(_documents(listing, books, report), choices, arguments.choices, report)
+    documents, choices = written.documents, written.choices
     if "recipe" in arguments.unsettled:
         report.silent.add("adapter")  # which one that recipe would have chosen is unknown
     dropped = _drop_replaced(documents, arguments, choices, report)
-    tree: Tree = {}
+    layers = Layers()
     for document in documents.values():
         settle(document.tree, books, report)
-        merge(tree, document.tree)
-    for change in arguments.changes:
-        apply_change(tree, settled(change, books, report), dropped, report)
+        layers.lay(document.tree)
+    changes = [settled(change, books, report) for change in arguments.changes]
+    dropped |= layers.release(as_layer(changes))
+    tree = layers.tree
+    for change in changes:
+        apply_change(tree, change, dropped, report)
     _resolve(tree, report)
     settle(tree, books, report)
-    _refuse_set_by_choice(tree, documents, choices, books, report)
-    config = build(tree, layers.name or _name(tree, documents, choices), report)
-    if config is None or report.problems:
-        raise ConfigError(list(dict.fromkeys(report.problems)))
-    return Run(config, origins_of(tree), choices)
+    layers.refuse_hidden_rows(report)
+    name = written.name or _name(tree, documents, choices)
+    return Draft(tree, name, choices, layers.notes(), documents, books, report)
 
 
 def _defaults_list(choices: Mapping[str, str]) -> DefaultsList:

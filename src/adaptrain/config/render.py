@@ -19,10 +19,11 @@ def show_lines(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def annotated_yaml(run: Run) -> str:
-    """The same as one text: YAML whose comments are the origins."""
+    """The same as one text: YAML whose comments are the origins, and at its end the run's notes."""
     lines = list(show_lines(run))
     width = max(len(text) for text, origin in lines if origin and len(text) < 60)
-    return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
+    keys = "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
+    return keys + "".join(f"# note: {note}\n" for note in run.notes)
 
 
 def _recipe_origin(run: Run) -> str:

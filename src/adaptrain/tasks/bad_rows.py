@@ -127,4 +127,5 @@ def refused(bad: Sequence[Bad], rows: int) -> DataError:
     told = bad[0].told
     if len(bad) > 1:
         told += f". {len(bad)} of {rows} rows are bad: {in_words(counted(bad))}"
-    return DataError(f"{told}; data.bad_rows=skip leaves {'it' if len(bad) == 1 else 'them'} out")
+    message = f"{told}; data.bad_rows=skip leaves {'it' if len(bad) == 1 else 'them'} out"
+    return DataError(message, "labels" if bad[0].reason == LABEL else None)

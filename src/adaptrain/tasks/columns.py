@@ -310,7 +310,9 @@ def _there(column: str, role: str, features: Mapping[str, Any], place: str) -> N
         known = names_of(features)
         raise DataError(
             f"{place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
-            f"{listed(known)}. Name one in task.columns.{role}"
+            f"{listed(known)}. Name one in task.columns.{role}",
+            f"columns.{role}",
+            column,
         )
 
 

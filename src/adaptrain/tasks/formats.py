@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import lzma
-import re
 import shutil
 import tempfile
 import warnings
@@ -31,25 +30,11 @@ from datasets.table import InMemoryTable
 from huggingface_hub.utils import logging as hub_logging
 
 from adaptrain.errors import DataError, listed
-
-SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt")
-COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4", "zip")
+from adaptrain.tasks.places import COMPRESSIONS, SUFFIXES, split_name
 
 LARGE = 8 * 2**20
 """Bytes from which a file's rows are kept on disk, by the file's content, and mapped into memory. Those of smaller ones
 are read anew each time, which leaves nothing behind."""
-
-_NAME = re.compile(rf"(.+)\.({'|'.join(SUFFIXES)})(?:\.({'|'.join(COMPRESSIONS)}))?")
-
-
-def split_name(name: str) -> tuple[str, str, str | None] | None:
-    """`train.csv.gz` → `train`, `csv`, `gz`; None where a name is no data file's.
-
-    >>> split_name("train.jsonl")
-    ('train', 'jsonl', None)
-    """
-    found = None if name.startswith(".") else _NAME.fullmatch(name)
-    return None if found is None else (found[1], found[2], found[3])
 
 
 def read_file(file: Path) -> datasets.Dataset:

@@ -107,6 +107,20 @@ class Media(Sequence[Any], ABC):
             sizes.append(looked.size)
         return Column(self, bad, marks, sizes)
 
+    def files(self) -> Iterator[Path]:
+        """The files that the rows name and do not have in them."""
+        paths: Any = self._stored
+        if pyarrow.types.is_struct(paths.type):
+            names = {paths.type.field(index).name for index in range(paths.type.num_fields)}
+            if "path" not in names:
+                return
+            if "bytes" in names:
+                held = _COMPUTE.binary_length(_COMPUTE.struct_field(paths, "bytes"))
+                paths = paths.filter(_COMPUTE.equal(_COMPUTE.fill_null(held, 0), 0))
+            paths = _COMPUTE.struct_field(paths, "path")
+        if pyarrow.types.is_string(paths.type) or pyarrow.types.is_large_string(paths.type):
+            yield from (self._place(path) for path in paths.to_pylist() if path)
+
     def content(self, value: pyarrow.Scalar) -> tuple[bytes, str]:
         """The bytes of a file that a row has in it or names, and what to call it.
 

@@ -160,7 +160,9 @@ class Split:
             known = names_of(self.table.features)
             raise DataError(
                 f"{self.place}: there is no column '{column}'{nearest(column, known) or '.'} The columns are: "
-                f"{listed(known)}. Name one in task.columns.{role}"
+                f"{listed(known)}. Name one in task.columns.{role}",
+                f"columns.{role}",
+                column,
             )
 
 

