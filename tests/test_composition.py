@@ -125,6 +125,25 @@ def test_weights_are_printed_as_they_were_written():
 
 
 @pytest.mark.parametrize(
+    ("given", "tree"),
+    [
+        (["a"], "a"),
+        (["a", "b"], Stack("a", "b")),
+        (("a", "b"), Stack("a", "b")),
+        (["a", ["b", "c"]], Stack("a", Fuse("b", "c"))),
+        ([["b", "c"]], Fuse("b", "c")),
+        (["a", Parallel("b", "c")], Stack("a", Parallel("b", "c"))),
+        (["a", "parallel(b, c)"], Stack("a", Parallel("b", "c"))),
+        (["a", {"parallel": ["b", "c"]}], Stack("a", Parallel("b", "c"))),
+    ],
+    ids=str,
+)
+def test_a_list_is_a_stack_and_a_list_in_it_a_fusion(given, tree):
+    """As in the reference library."""
+    assert parse(given) == tree
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ("", "The composition is empty"),
@@ -147,8 +166,10 @@ def test_weights_are_printed_as_they_were_written():
         ("split(a, b, sizes=n)", "plain numbers, lists or words"),
         ("average(a, b, weights=[1])", "Average: 1 weights for 2 children"),
         ("average(a, b, weights=[1, -1])", "the weights sum to 0; give normalize_weights=False"),
-        (["a", "b"], "expression or a mapping"),
-        (7, "expression or a mapping, not 7"),
+        ([], "empty.*None for the base model"),
+        (["a", 4], "not 4"),
+        ([["a", ["b"]], "c"], "with blocks"),
+        (7, "a list of adapter names, not 7"),
         ({}, "A block is one of stack, fuse, split, batchsplit, parallel, average, multitask"),
         ({"stak": ["a"]}, "A block is one of .*'stak'"),
         ({"stack": ["a"], "parallel": ["b"]}, "A block is one of"),

@@ -26,6 +26,8 @@ FLOORS = [
     ["sites", "points", "quantised", "attention", "adapter"],
     [
         "model",
+        "programs",
+        "face",
         "saving",
         "fusions",
         "prediction",

@@ -226,3 +226,27 @@ def test_a_base_without_a_way_back_cannot_be_trained_on(load, scheme, monkeypatc
         model.train_adapter("a")
     model.add_adapter("b", "none")
     model.train_adapter("b")  # a head needs none
+
+
+@installed()
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda model: model.half(),
+        lambda model: model.float(),
+        lambda model: model.double(),
+        lambda model: model.bfloat16(),
+        lambda model: model.to(torch.float16),
+        lambda model: model.to(dtype=torch.float16),
+        lambda model: model.to("cpu", torch.float16),
+    ],
+    ids=["half", "float", "double", "bfloat16", "to", "to-keyword", "to-device"],
+)
+def test_a_quantised_base_is_not_cast(load, scheme, cast):
+    """As transformers' own models refuse it; what a torch module does by itself would ruin the numbers."""
+    model = adaptrain.init(load(scheme, "bert"))
+    before = numbers(model.base_model)
+    with pytest.raises(UnsupportedError, match="quantised.*dequantize"):
+        cast(model)
+    assert model.to("cpu") is model
+    assert same(numbers(model.base_model), before)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -22,10 +25,43 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from adaptrain.architectures import architecture_of, architectures
-from adaptrain.errors import ModelError, unknown
+from adaptrain.errors import ConfigError, ModelError, UnsupportedError, listed, nearest, unknown
 from adaptrain.model import AdaptedModel
 
 OwnHead = Literal["masked_lm", "causal_lm", "seq2seq_lm"]
+
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token", "code_revision")
+"""Keywords of transformers' `from_pretrained` that say where files are: of the config too."""
+
+_LOADING = ("variant", "max_memory", "offload_folder", "offload_buffers", "key_mapping", "disable_mmap")
+"""Those that say how weights are read."""
+
+_DONE: dict[str, tuple[Any, str]] = {
+    "use_safetensors": (True, "only safetensors are read; convert the weights"),
+    "weights_only": (True, "nothing is unpickled; leave it out"),
+    "low_cpu_mem_usage": (True, "transformers 5 always loads so; leave it out"),
+    "ignore_mismatched_sizes": (False, "weights that do not fit would be random; give a config that fits them"),
+    "output_loading_info": (False, "a checkpoint that lacks weights is refused anyway; leave it out"),
+    "load_in_8bit": (False, "give quantization_config=BitsAndBytesConfig(load_in_8bit=True)"),
+    "load_in_4bit": (False, "give quantization_config=BitsAndBytesConfig(load_in_4bit=True)"),
+    "use_kernels": (False, "kernels take the place of modules in which adapters act; leave it out"),
+}
+"""Keyword → the value that means what is done anyway, and why there is no other."""
+
+_LABELS = "labels belong to heads: add_classification_head(name, num_labels=…, id2label=…), and the other heads alike"
+_INIT = "load the base model with transformers, and give it to adaptrain.init()"
+_REFUSED = (
+    dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type"), _LABELS)
+    | dict.fromkeys(
+        ("state_dict", "gguf_file", "generation_config", "experts_implementation", "fusion_config", "kernel_config"),
+        _INIT,
+    )
+    | dict.fromkeys(
+        ("tp_plan", "tp_size", "device_mesh", "distributed_config"), "accelerate distributes adapted models"
+    )
+    | dict.fromkeys(("adapter_kwargs", "adapter_name"), "load the adapter with load_adapter(folder)")
+)
+"""Keyword → what to do instead."""
 
 
 class AutoAdapterModel:
@@ -40,7 +76,7 @@ class AutoAdapterModel:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: str | Path | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
@@ -49,58 +85,76 @@ class AutoAdapterModel:
         quantization_config: Any = None,
         device_map: Any = None,
         own_head: OwnHead | None = None,
+        config: PreTrainedConfig | str | Path | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        **more: Any,
     ) -> AdaptedModel:
         """Load from a local folder or the hub; safetensors only.
 
         Args:
+            name: a folder or a hub id; transformers calls it `pretrained_model_name_or_path`.
             dtype: of the frozen base; when None the dtype that its 4-bit weights are multiplied in, else float32, so
                 that results do not depend on how a file was saved.
+            trust_remote_code: permission to run the code beside this base model, in this call.
             quantization_config: transformers' `BitsAndBytesConfig` or `TorchAoConfig`, to keep the base in few bits.
             device_map: where transformers puts the base; of use with `quantization_config`, which quantises there.
             architecture: the table to use where the model type has none (`AdaptedModel`).
             own_head: load the head of this kind with which the base was pre-trained, as a part of the base model, whose
                 `generate` uses it; where the checkpoint or its family has none, the base comes without.
+            config: in the place of the checkpoint's own; a folder or hub id of one too.
+            torch_dtype: `dtype` by its older name.
+            more: transformers' keywords that say where files are and how they are read (`cache_dir`, `token`,
+                `local_files_only`, `subfolder`, `variant`, …), and keys of the config that shall have other values.
 
         Raises:
+            ConfigError: a keyword that is neither; or two that exclude each other.
             ModelError: missing, unreadable or incomplete; of another model type than the class is for; quantised by a
                 library that is not here, or cannot do so on this device.
-            UnsupportedError: no architecture for its model type.
+            UnsupportedError: no architecture for its model type, or a keyword of transformers that has no place here.
         """
+        name = more.pop("pretrained_model_name_or_path", name)
+        if name is None:
+            raise ConfigError("from_pretrained: no base model is named; give a folder or a hub id first")
+        _check_keywords(more)
+        dtype = _dtype(dtype, torch_dtype)
         options = {
             "attn_implementation": attn_implementation,
             "quantization_config": quantization_config,
             "device_map": device_map,
         }
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        given |= {key: more.pop(key) for key in _LOADING if key in more}
+        where = {key: more.pop(key) for key in _WHERE if key in more}
+        where |= {"revision": revision or "main", "trust_remote_code": bool(trust_remote_code)}
         if dtype is None and getattr(quantization_config, "load_in_4bit", False):
             dtype = quantization_config.bnb_4bit_compute_dtype  # bitsandbytes would cast the biases to it in place
 
         def load(kind: Any, **more: Any) -> tuple[PreTrainedModel, set[str]]:
             made, found = kind.from_pretrained(
                 str(name),
-                revision=revision or "main",
+                config=used,
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **where,
                 **more,
                 **given,
             )
             return made, set(found["missing_keys"])
 
         try:
-            config = AutoConfig.from_pretrained(
-                str(name), revision=revision or "main", trust_remote_code=trust_remote_code
-            )
-            cls._check_type(config, str(name))
+            used = _config(name, config, where, more)
+            cls._check_type(used, str(name))
             base, missing = None, set[str]()
-            if (headed := _with_head(own_head, config, architecture is not None)) is not None:
+            if (headed := _with_head(own_head, used, architecture is not None)) is not None:
                 base, missing = load(headed)
                 if _headless(base, missing):
                     base = None
             if base is None:
-                base, missing = load(_class_of(config), **({} if trust_remote_code else _unused_pooler(config)))
-        except (OSError, ValueError, SafetensorError) as error:
+                base, missing = load(_class_of(used), **({} if trust_remote_code else _unused_pooler(used)))
+        except ConfigError:
+            raise
+        except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
             raise ModelError(f"Cannot load the base model '{name}': {_first_line(error)}") from None
         except (ImportError, RuntimeError) as error:
             if quantization_config is None or isinstance(error, torch.OutOfMemoryError):
@@ -117,16 +171,34 @@ class AutoAdapterModel:
         return AdaptedModel(base, architecture)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, **options: Any) -> AdaptedModel:
-        """A base model with random weights.
+    def from_config(
+        cls,
+        config: PreTrainedConfig,
+        architecture: str | Path | Mapping[str, Any] | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        **unknown_keywords: Any,
+    ) -> AdaptedModel:
+        """A base model with random weights. Arguments as in `from_pretrained`.
 
         Raises:
+            ConfigError: an unknown keyword.
             ModelError: of another model type than the class is for.
         """
+        if unknown_keywords:
+            known = [key for key in signature(cls.from_config).parameters if key != "unknown_keywords"]
+            raise ConfigError([unknown("keyword", key, known, "from_config takes") for key in unknown_keywords])
         cls._check_type(config, "the config")
         found = _class_of(config)
-        make = found.from_config if found is AutoModel else found._from_config
-        return AdaptedModel(make(config, **_unused_pooler(config), **options))
+        options: dict[str, Any] = {"dtype": _dtype(dtype, torch_dtype), "attn_implementation": attn_implementation}
+        options = {key: value for key, value in options.items() if value is not None}
+        if found is AutoModel:
+            make, options = found.from_config, options | {"trust_remote_code": bool(trust_remote_code)}
+        else:
+            make = found._from_config
+        return AdaptedModel(make(config, **_unused_pooler(config), **options), architecture)
 
     @classmethod
     def _check_type(cls, config: PreTrainedConfig, name: str) -> None:
@@ -152,6 +224,57 @@ def class_for(name: str) -> type[AutoAdapterModel]:
 
 
 _CLASSES: dict[str, type[AutoAdapterModel]] = {}
+
+
+def _check_keywords(more: Mapping[str, Any]) -> None:
+    """Refuse keywords of transformers that have no place here.
+
+    Raises:
+        UnsupportedError: names the first, and what to do instead.
+    """
+    for key, value in more.items():
+        if key in _REFUSED and value is not None:
+            raise UnsupportedError(f"from_pretrained: {key} has no place here; {_REFUSED[key]}")
+        if key in _DONE and value not in (None, _DONE[key][0]):
+            raise UnsupportedError(f"from_pretrained: {key} cannot be {value!r}; {_DONE[key][1]}")
+
+
+def _dtype(dtype: Any, torch_dtype: Any) -> Any:
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise ConfigError([f"dtype is {dtype}, and torch_dtype, its older name, is {torch_dtype}; give one of them"])
+    return torch_dtype if dtype is None else dtype
+
+
+def _config(
+    name: str | Path, config: PreTrainedConfig | str | Path | None, where: Mapping[str, Any], more: Mapping[str, Any]
+) -> PreTrainedConfig:
+    """The config that a base model is loaded with: the checkpoint's own, or a copy of one that is given, with other
+    values for some keys.
+
+    Raises:
+        ConfigError: a key that it does not have.
+    """
+    changed = {key: value for key, value in more.items() if key not in _DONE and key not in _REFUSED}
+    place = str(name if config is None else config)
+    used = copy.deepcopy(config) if isinstance(config, PreTrainedConfig) else AutoConfig.from_pretrained(place, **where)
+    strange = [key for key in changed if not hasattr(used, key) or callable(getattr(used, key))]
+    if strange:
+        raise ConfigError([_unknown_keyword(key, used) for key in strange])
+    if changed and not isinstance(config, PreTrainedConfig):
+        return AutoConfig.from_pretrained(place, **where, **changed)  # what follows from a key follows
+    for key, value in changed.items():
+        setattr(used, key, value)
+    return used
+
+
+def _unknown_keyword(key: str, config: PreTrainedConfig) -> str:
+    own: Iterable[str] = signature(AutoAdapterModel.from_pretrained).parameters
+    known = [*(each for each in own if each != "more"), *_WHERE, *_LOADING]
+    near = nearest(key, [*known, *config.to_dict()])
+    return (
+        f"from_pretrained has no keyword '{key}'{near or '.'} It takes: {listed(known)}; and keys of the config "
+        f"({type(config).__name__})"
+    )
 
 
 def _class_name(model_type: str) -> str:
@@ -213,4 +336,5 @@ def _headless(model: PreTrainedModel, missing: set[str]) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1]) or type(error).__name__

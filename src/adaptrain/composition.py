@@ -265,7 +265,8 @@ def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | No
     """Read a composition from its expression, `stack(lang, parallel(sst2, mrpc))`, or its YAML form.
 
     YAML: `{stack: [lang, {parallel: [sst2, mrpc]}]}`; options go beside the children,
-    `{split: [a, b], sizes: [8, 8]}`. A block of one child is that child.
+    `{split: [a, b], sizes: [8, 8]}`. A block of one child is that child. A list is a stack, and a list in it a fusion,
+    as in the reference library.
 
     Raises:
         CompositionError: says what was expected and where.
@@ -276,8 +277,12 @@ def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | No
         return _simplify(expression)
     if isinstance(expression, Mapping):
         return _simplify(_from_mapping(expression))
+    if isinstance(expression, list | tuple):
+        return _simplify(_from_list(expression, Stack))
     if not isinstance(expression, str):
-        raise CompositionError(f"A composition is an expression or a mapping, not {expression!r}")
+        raise CompositionError(
+            f"A composition is an expression, a block, a mapping or a list of adapter names, not {expression!r}"
+        )
     text = expression.strip()
     if not text:
         raise CompositionError("The composition is empty; name an adapter, or give null for none")
@@ -291,6 +296,25 @@ def parse(expression: str | Composition | Mapping[str, Any] | Sequence[Any] | No
             "names that are not plain words need quotes"
         ) from None
     return _simplify(_from_node(node, text))
+
+
+def _from_list(children: Sequence[Any], kind: type[Block]) -> Block:
+    if not children:
+        raise CompositionError("The list of adapters is empty; name one, or give None for the base model")
+    read: list[Composition] = []
+    for child in children:
+        if isinstance(child, list | tuple):
+            if kind is Fuse:
+                raise CompositionError(
+                    f"{child!r} is a list in a list in a list; say it with blocks: stack(a, fuse(b, c))"
+                )
+            read.append(_from_list(child, Fuse))
+        elif isinstance(child, str) and "(" not in child:
+            read.append(child)
+        else:
+            tree = parse(child)
+            read += [] if tree is None else [tree]
+    return kind(*read)
 
 
 def _from_node(node: ast.expr, text: str) -> Composition:

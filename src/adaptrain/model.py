@@ -21,20 +21,19 @@ from adaptrain.embeddings import DEFAULT, WithEmbeddings
 from adaptrain.errors import AdapterNameError, UnsupportedError, unknown
 from adaptrain.fusions import WithFusions
 from adaptrain.methods import MethodConfig, read_config
-from adaptrain.prediction import WithHeads
+from adaptrain.programs import InPrograms
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
 from adaptrain.saving import WithFiles
 from adaptrain.sites import Sites, repeated, table_for
 from adaptrain.weights import WithWeights
 
-_REFUSED = {"save_pretrained", "push_to_hub"}
 
-
-class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbeddings, WithFiles):
+class AdaptedModel(InPrograms, WithFusions, WithAverages, WithWeights, WithEmbeddings, WithFiles):
     """Adapters around any transformers model whose architecture has a table.
 
     Calls go through to the base model; with an active head its prediction is returned. Attributes that this class does
-    not have are the base model's (`config`, `generate`, …).
+    not have are the base model's. The name of an adapted model's class and the signature of its `forward` are those of
+    the transformers class that does the same job (`adaptrain.face`).
 
     Args:
         base_model: a transformers model, with or without a head of its own. Its parameters keep their names, its
@@ -66,18 +65,7 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         self.adapters, self.vocabularies = nn.ModuleDict(), nn.ModuleDict()
         self._positional = tuple(inspect.signature(base_model.forward).parameters)
         self.set_base_identity(base_model.name_or_path or None, None, None)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in _REFUSED:
-                raise AttributeError(
-                    f"An adapted model has no {name}(): it would save the base model. Use save_adapter(folder, name)"
-                ) from None
-            if name == "base_model":
-                raise
-            return getattr(self.base_model, name)
+        self._dress()
 
     # ---- running
 
@@ -361,27 +349,6 @@ class AdaptedModel(WithHeads, WithFusions, WithAverages, WithWeights, WithEmbedd
         trains = any(parameter.requires_grad for parameter in self.base_model.parameters())
         base = {"name": "base model", "method": "", "parameters": total, "percent": 100.0}
         return [*rows, base | {"active": self.active_adapters is None, "trainable": trains}]
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Recompute layers in the backward pass instead of storing them, under the composition of the forward. Layers
-        below the lowest adapter are neither recomputed nor part of that pass.
-
-        Raises:
-            UnsupportedError: transformers cannot do so for this model.
-        """
-        options = {"use_reentrant": False, "context_fn": self.sites.checkpoint_contexts}
-        model: Any = self.base_model
-        # renamed in transformers 5.2x; the old name warns until it goes
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        asked = hasattr(model, "_require_grads_hook")
-        try:
-            enable(options)
-        except ValueError:
-            kind = model.config.model_type
-            raise UnsupportedError(f"transformers has no gradient checkpointing for {kind}; leave it off") from None
-        if not asked and hasattr(model, "_require_grads_hook"):
-            # transformers lets embeddings require a gradient, for reentrant checkpoints, and all layers take part then
-            model.disable_input_require_grads()
 
 
 def _tasks(task_ids: Sequence[int | str] | Tensor) -> Sequence[int | str]:

@@ -275,11 +275,16 @@ class AddsHeads(nn.Module):
     def _bare(self) -> None:
         """Refuse a base model that has a head of its own."""
         base = self.base_model
-        if base.base_model is not base or base.get_output_embeddings() is not None:  # a T5 that writes is its own base
+        if self._headed():
             raise UnsupportedError(
                 f"{type(base).__name__} has a prediction head of its own; load the base with "
                 "AutoAdapterModel.from_pretrained to put named heads on it"
             )
+
+    def _headed(self) -> bool:
+        """Whether the base model has a head of its own; a T5 that writes is its own base model."""
+        base = self.base_model
+        return base.base_model is not base or base.get_output_embeddings() is not None
 
     def _size(self) -> int:
         self._bare()

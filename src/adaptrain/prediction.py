@@ -50,6 +50,11 @@ class MultiHeadOutput(ModelOutput):
         """Of each head."""
         return tuple(output.logits for output in self.head_outputs)
 
+    def __contains__(self, key: object) -> bool:
+        return key in ("head_outputs", "heads", "rows", "logits", *self.heads) or (
+            key == "loss" and self.loss is not None
+        )
+
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int):
             return self.head_outputs[key]
@@ -70,11 +75,24 @@ class WithHeads(AddsHeads):
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.ModuleDict()
-        self._active_head: Heads = None
+        self._chosen: Heads = None
         self._writers: dict[tuple[str, str], Any] = {}  # no modules of ours: they share the base's and the heads'
 
     def _live_sites(self) -> Sites:
         return self.sites
+
+    @property
+    def _active_head(self) -> Heads:
+        return self._chosen
+
+    @_active_head.setter
+    def _active_head(self, heads: Heads) -> None:
+        self._chosen = heads
+        self._dress()
+
+    def _dress(self) -> None:
+        """Called when other heads are active."""
+        raise NotImplementedError
 
     def add_head(self, name: str, head: Head, overwrite_ok: bool = False) -> None:
         """Add a head under a name and make it the active one."""
@@ -162,7 +180,7 @@ class WithHeads(AddsHeads):
             UnsupportedError: the base has none, and the active head does not write.
         """
         base = self.base_model
-        if base.base_model is not base or base.get_output_embeddings() is not None:
+        if self._headed():
             return base
         _, name = self.in_force()
         head = self._known(name) if isinstance(name, str) else None
@@ -186,8 +204,12 @@ class WithHeads(AddsHeads):
         source = labels if writes and isinstance(labels, Tensor) else None if writes else inputs.get("input_ids")
         if source is None:
             return inputs
+        return inputs | {"decoder_input_ids": self._shifted(source)}
+
+    def _shifted(self, labels: Tensor) -> Tensor:
+        """What the decoder reads in order to write labels, with the active words' own padding and start."""
         special = {} if self.sites.words is None else self.sites.words.generation()
-        return inputs | {"decoder_input_ids": shifted(self.base_model, source, special)}
+        return shifted(self.base_model, labels, special)
 
     def _through_base(self, args: Sequence[Any], inputs: dict[str, Any], labels: Any) -> Any:
         """The base model alone, which has a head of its own where labels are given.
@@ -242,7 +264,7 @@ class WithHeads(AddsHeads):
         for head, share, told in zip(chosen, rows, each, strict=True):
             outputs, mine = taken(whole, batch * times, share), taken(given, batch * times, share)
             if not share:  # no rows, no loss
-                mine, told = {key: value for key, value in mine.items() if key not in _told(head)}, None
+                mine, told = {key: value for key, value in mine.items() if key not in head.label_arguments}, None
             found.append(head(outputs, mine, told))
         losses = [output.loss for output in found if output.loss is not None]
         return MultiHeadOutput(
@@ -271,11 +293,6 @@ def _complete(tree: Composition | None, heads: tuple[str | None, ...]) -> tuple[
             "add one of that name, or set active_head"
         )
     return tuple(head for head in heads if head is not None)
-
-
-def _told(head: Head) -> tuple[str, ...]:
-    """The head's own arguments that are labels."""
-    return tuple(key for key in head.arguments if key.startswith("labels_") or key.endswith("_positions"))
 
 
 def _unfolded(inputs: dict[str, Any], choices: int) -> dict[str, Any]:

@@ -58,4 +58,4 @@ class _Scores(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head.embedded(hidden.float())
+            return self.head.embedded(self.head.cast(hidden))

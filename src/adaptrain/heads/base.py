@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,8 @@ class Head(nn.Module):
     Attributes:
         arguments: of the model's forward, which are the head's own: the base model is not given them.
         grouped: how many rows make one prediction.
+        num_labels: how many labels it chooses from; 0 where it does not choose among labels.
+        problem_type: what transformers calls its kind of classification, or None.
     """
 
     kind: ClassVar[str] = ""
@@ -28,6 +31,9 @@ class Head(nn.Module):
     name: str = ""
     """Set when the head is added to a model."""
     grouped: int = 1
+    num_labels: int = 0
+    problem_type: str | None = None
+    options: dict[str, Any]
     _sites: Callable[[], Sites] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,6 +49,21 @@ class Head(nn.Module):
             labels: with them, the loss is computed.
         """
         raise NotImplementedError
+
+    def label_map(self) -> dict[int, str]:
+        """Number → name of its labels, `LABEL_0` and so on where it was given no names; empty without labels."""
+        names = label_names(getattr(self, "options", {}).get("id2label"))
+        return dict(enumerate(names or [f"LABEL_{number}" for number in range(self.num_labels)]))
+
+    @property
+    def label_arguments(self) -> tuple[str, ...]:
+        """Those of its own `arguments` that are labels."""
+        return tuple(key for key in self.arguments if key.startswith("labels_") or key.endswith("_positions"))
+
+    def cast(self, hidden: Tensor) -> Tensor:
+        """Hidden states in the dtype of the head's own weights; in float32 or wider where it has no weights."""
+        weight = next((each for each in self.parameters() if each.is_floating_point()), None)
+        return exact(hidden) if weight is None else hidden.to(weight.dtype)
 
     def bind(self, sites: Callable[[], Sites]) -> None:
         """Called when the head is added to a model, with what returns the model's sites."""
@@ -120,6 +141,11 @@ class LayeredHead(Head):
         for layer in self.hidden:
             z = self.activation(layer(F.dropout(z, self.dropout, self.training)))
         return self.out(F.dropout(z, self.dropout, self.training))
+
+
+def exact(values: Tensor) -> Tensor:
+    """Numbers in float32 or wider: losses of bf16 or fp16 logits are coarse."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def label_names(id2label: Mapping[int, str] | list[str] | None) -> list[str]:

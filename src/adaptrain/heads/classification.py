@@ -16,16 +16,18 @@ from transformers.modeling_outputs import (
 )
 
 from adaptrain.errors import DataError
-from adaptrain.heads.base import LayeredHead, label_names, passed_on, wrong_labels
+from adaptrain.heads.base import LayeredHead, exact, label_names, passed_on, wrong_labels
 from adaptrain.heads.labels import check_shape, class_labels, many_labels, number_labels
 from adaptrain.heads.pooling import Pooling, end_of_text, pooled, unknown_pooling
+
+_MANY = "multi_label_classification"
+"""What transformers calls classes that do not exclude each other."""
 
 
 class _Pooled(LayeredHead):
     """A head that reads one vector of each row."""
 
     pooling: Pooling
-    options: dict[str, Any]
 
     def vector(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """(rows, hidden)."""
@@ -85,13 +87,14 @@ class ClassificationHead(_Pooled):
             "bias": bias,
         }
         self.num_labels, self.pooling = num_labels, pooling
+        self.problem_type = "regression" if num_labels == 1 else "single_label_classification"
 
     def forward(self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> Any:
         z = self.vector(outputs, inputs)
-        # float32 even under autocast: a head is small, and losses of bf16 logits are coarse
+        # in the head's own dtype even under autocast: a head is small, and bf16 logits are coarse
         with torch.autocast(z.device.type, enabled=False):
-            logits = self.scores(z.float())  # (rows, num_labels)
-            loss = None if labels is None else self.loss(logits, labels)
+            logits = self.scores(self.cast(z))  # (rows, num_labels)
+            loss = None if labels is None else self.loss(exact(logits), labels)
         return self.made(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -114,6 +117,10 @@ class MultiLabelClassificationHead(ClassificationHead):
     """
 
     kind = "multilabel_classification"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.problem_type = _MANY
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over rows and classes.
@@ -144,6 +151,8 @@ class ImageClassificationHead(ClassificationHead):
     ) -> None:
         super().__init__(hidden_size, num_labels, layers, activation, dropout, pooling, id2label, bias)
         self.options["multilabel"] = self.multilabel = multilabel
+        if multilabel:
+            self.problem_type = _MANY
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over rows; with `multilabel` over rows and classes.
@@ -205,7 +214,8 @@ class MultipleChoiceHead(_Pooled):
             "id2label": names or None,
             "bias": bias,
         }
-        self.grouped, self.pooling = num_choices, pooling
+        self.grouped = self.num_labels = num_choices
+        self.pooling = pooling
 
     def forward(self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> MultipleChoiceModelOutput:
         """
@@ -216,10 +226,10 @@ class MultipleChoiceHead(_Pooled):
         if len(z) % self.grouped:
             raise DataError(f"{len(z)} rows are no multiple of the {self.grouped} choices of the head '{self.name}'")
         with torch.autocast(z.device.type, enabled=False):
-            logits = self.scores(z.float()).view(-1, self.grouped)  # (questions, num_choices)
+            logits = self.scores(self.cast(z)).view(-1, self.grouped)  # (questions, num_choices)
             loss = None
             if labels is not None:
                 labels = class_labels(labels.view(-1), self.grouped)
                 check_shape(labels, (len(logits),), "question")
-                loss = F.cross_entropy(logits, labels)
+                loss = F.cross_entropy(exact(logits), labels)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]

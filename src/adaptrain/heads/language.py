@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput, Seq2SeqLMOutput
 
 from adaptrain.errors import ConfigError, DataError, UnsupportedError
-from adaptrain.heads.base import Head, passed_on
+from adaptrain.heads.base import Head, exact, passed_on
 from adaptrain.heads.labels import IGNORED, check_shape, first_row
 from adaptrain.heads.pooling import visible
 from adaptrain.methods.activations import ACTIVATIONS, unknown_activation
@@ -73,7 +73,7 @@ class LMHead(Head):
             )
         if problems:
             raise ConfigError([f"{self.kind} head: {problem}" for problem in problems])
-        self.options: dict[str, Any] = {
+        self.options = {
             "hidden_size": hidden_size,
             "embedding_size": embedding_size,
             "vocab_size": vocab_size,
@@ -107,14 +107,15 @@ class LMHead(Head):
 
     def embedded(self, hidden: Tensor) -> Tensor:
         """The head as an output embedding, whose model does itself what `scale` and `cap` say."""
-        return F.linear(self._through(hidden), self.table().float(), self.bias)
+        z = self._through(hidden)
+        return F.linear(z, self.table().to(z.dtype), self.bias)
 
     def _through(self, hidden: Tensor) -> Tensor:
         for index, layer in enumerate(self.hidden):
             hidden = self.activation(layer(hidden))
             if self.norms:
                 hidden = self.norms[index](hidden)
-        return self.live().undone(hidden)
+        return self.live().undone(hidden).to(hidden.dtype)
 
     def compared(self, z: Tensor) -> Tensor:
         """The words' scores, (…, vocab_size).
@@ -122,7 +123,7 @@ class LMHead(Head):
         Raises:
             UnsupportedError: the embeddings in force have another number of words.
         """
-        logits = F.linear(z, self.table().float(), self.bias)
+        logits = F.linear(z, self.table().to(z.dtype), self.bias)
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -194,12 +195,12 @@ class MaskedLMHead(LMHead):
             DataError: a label is neither −100 nor a word.
         """
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
-        with torch.autocast(hidden.device.type, enabled=False):  # float32, as all heads of ours
-            z = self.transformed(hidden.float())  # (rows, positions, embedding_size)
+        with torch.autocast(hidden.device.type, enabled=False):  # in its own dtype, as all heads of ours
+            z = self.transformed(self.cast(hidden))  # (rows, positions, embedding_size)
             if labels is not None and self.sparse:
                 z, labels = z[labels != UNMASKED], labels[labels != UNMASKED]
             logits = self.compared(z)
-            loss = None if labels is None else self.loss(logits, labels)
+            loss = None if labels is None else self.loss(exact(logits), labels)
         return MaskedLMOutput(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]
 
 
@@ -245,14 +246,14 @@ class CausalLMHead(LMHead):
         """
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.compared(self.transformed(hidden.float()))
+            logits = self.compared(self.transformed(self.cast(hidden)))
             loss = None
             if labels is not None:
                 check_shape(labels, tuple(hidden.shape[:2]), "row and position")
                 seen, told = visible(inputs, hidden), logits
                 if self.shift_labels:
                     labels, told, seen = labels[:, 1:], logits[:, :-1], seen[:, 1:] & seen[:, :-1]
-                loss = self.loss(told, labels.masked_fill(~seen, UNMASKED))
+                loss = self.loss(exact(told), labels.masked_fill(~seen, UNMASKED))
         more = passed_on(outputs, "past_key_values")
         return CausalLMOutputWithPast(loss=loss, logits=logits, **more)  # type: ignore[arg-type]
 
@@ -294,11 +295,11 @@ class Seq2SeqLMHead(LMHead):
         """
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.compared(self.transformed(hidden.float()))
+            logits = self.compared(self.transformed(self.cast(hidden)))
             loss = None
             if labels is not None:
                 check_shape(labels, tuple(hidden.shape[:2]), "row and position of the decoder")
-                loss = self.loss(logits, labels)
+                loss = self.loss(exact(logits), labels)
         parts = ("hidden_states", "attentions")
         names = ["past_key_values", "cross_attentions", "encoder_last_hidden_state"]
         names += [f"{side}_{part}" for side in ("encoder", "decoder") for part in parts]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
 from adaptrain.errors import ConfigError, DataError
-from adaptrain.heads.base import Head, label_names, passed_on, wrong_labels
+from adaptrain.heads.base import Head, exact, label_names, passed_on, wrong_labels
 from adaptrain.heads.labels import IGNORED, check_shape, class_labels, first_row
 from adaptrain.heads.pooling import first_token
 from adaptrain.heads.tokens import paired
@@ -109,7 +109,7 @@ class DependencyParsingHead(Head):
             raise DataError("A dependency_parsing head needs word_starts, (rows, words + 1)")
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = F.dropout(hidden.float(), self.dropout, self.training)
+            hidden = F.dropout(self.cast(hidden), self.dropout, self.training)
             words, there = _words(hidden, starts)  # (rows, words, hidden), (rows, words)
             root = first_token(hidden, inputs)[:, None]
             heads = torch.cat([root, words], 1)  # (rows, 1 + words, hidden)
@@ -119,7 +119,7 @@ class DependencyParsingHead(Head):
             arcs = arcs.masked_fill(absent[:, None], torch.finfo(arcs.dtype).min)
             rels = torch.einsum("rwi,nij,rhj->rwhn", left, self.rels, _with_one(heads))
             told = paired(inputs, labels, "labels_arcs", "labels_rels")
-            loss = None if told is None else self.loss(arcs, rels, told, there)
+            loss = None if told is None else self.loss(exact(arcs), exact(rels), told, there)
         return DependencyParsingOutput(loss=loss, rel_preds=rels, arc_preds=arcs, **passed_on(outputs))
 
     def loss(self, arcs: Tensor, rels: Tensor, labels: Tensor, there: Tensor) -> Tensor:

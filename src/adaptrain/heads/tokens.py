@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, TokenClassifierOutput
 
 from adaptrain.errors import DataError
-from adaptrain.heads.base import LayeredHead, label_names, passed_on, wrong_labels
+from adaptrain.heads.base import LayeredHead, exact, label_names, passed_on, wrong_labels
 from adaptrain.heads.labels import IGNORED, check_shape, class_labels
 from adaptrain.heads.pooling import visible
 
@@ -83,8 +83,8 @@ class TaggingHead(_PerToken):
         """
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.scores(hidden.float())
-            loss = None if labels is None else self.loss(logits, labels, visible(inputs, hidden))
+            logits = self.scores(self.cast(hidden))
+            loss = None if labels is None else self.loss(exact(logits), labels, visible(inputs, hidden))
         return TokenClassifierOutput(loss=loss, logits=logits, **passed_on(outputs))  # type: ignore[arg-type]
 
     def loss(self, logits: Tensor, labels: Tensor, seen: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ class QuestionAnsweringHead(_PerToken):
         """
         hidden = outputs.last_hidden_state  # (rows, positions, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.scores(hidden.float())  # (rows, positions, 2)
+            logits = self.scores(self.cast(hidden))  # (rows, positions, 2)
             seen = visible(inputs, hidden)
             logits = logits.masked_fill(~seen[..., None], torch.finfo(logits.dtype).min)
             spans = paired(inputs, labels, *self.arguments)
-            loss = None if spans is None else self.loss(logits, spans, seen)
+            loss = None if spans is None else self.loss(exact(logits), spans, seen)
         start, end = logits.unbind(-1)
         return SpanOutput(loss=loss, start_logits=start, end_logits=end, **passed_on(outputs))  # type: ignore[arg-type]
 

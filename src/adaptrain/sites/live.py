@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,6 +36,7 @@ from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
+from adaptrain.sites.recompute import adopt, recomputable
 from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
 from adaptrain.state import EmbeddingState
@@ -77,6 +77,7 @@ class Sites:
         self._inputs = {module: tuple(inspect.signature(module.forward).parameters) for module in entrances(self.model)}
         self._plans: dict[tuple[Composition, frozenset[int]], dict[Site, Composition]] = {}
         self._handles: list[Handle] = []
+        self._recomputable = recomputable(model)
         self.refresh()
 
     @property
@@ -268,6 +269,8 @@ class Sites:
         self, tree: Composition | None, skipped: frozenset[int], entrance: nn.Module, named: Mapping[str, Any]
     ) -> Forward:
         """A forward with this composition, its tokens known and its shared values computed."""
+        if self.model.training:
+            adopt(self._recomputable)  # others may have marked layers since
         if self._attended:
             attention.install(self.model)  # somebody else may have chosen another implementation since
         forward = Forward(self, self.plan(tree, skipped), entrance)
@@ -296,11 +299,6 @@ class Sites:
             )
             for stack, mask in masks.items()
         }
-
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """For gradient checkpointing: the layers' recompute sees the forward that it repeats, in whatever thread."""
-        forward = current_forward()
-        return nullcontext(), nullcontext() if forward is None else forward.resume()
 
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
