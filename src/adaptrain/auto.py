@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from adaptrain.architectures import architecture_of, architectures
 from adaptrain.errors import ModelError, unknown
 from adaptrain.model import AdaptedModel
+from adaptrain.upstream import attribute, warn_if_untested
 
 OwnHead = Literal["masked_lm", "causal_lm", "seq2seq_lm"]
 
@@ -66,6 +67,7 @@ class AutoAdapterModel:
                 library that is not here, or cannot do so on this device.
             UnsupportedError: no architecture for its model type.
         """
+        warn_if_untested()
         options = {
             "attn_implementation": attn_implementation,
             "quantization_config": quantization_config,
@@ -125,7 +127,7 @@ class AutoAdapterModel:
         """
         cls._check_type(config, "the config")
         found = _class_of(config)
-        make = found.from_config if found is AutoModel else found._from_config
+        make = found.from_config if found is AutoModel else attribute(found, "_from_config")
         return AdaptedModel(make(config, **_unused_pooler(config), **options))
 
     @classmethod
@@ -198,7 +200,7 @@ def _with_head(kind: OwnHead | None, config: PreTrainedConfig, written: bool) ->
     # transformers has a language model of half a BART, and of a BERT
     if kind == "causal_lm" and known and [stack.causal for stack in architecture_of(config).stacks] != [True]:
         return None
-    return next((each for each in _HEADED[kind] if type(config) in each._model_mapping), None)
+    return next((each for each in _HEADED[kind] if type(config) in attribute(each, "_model_mapping")), None)
 
 
 def _headless(model: PreTrainedModel, missing: set[str]) -> bool:
