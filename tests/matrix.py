@@ -7,7 +7,8 @@ is never r: bugs hide where any of that holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -351,6 +352,13 @@ def said(outputs: Any) -> Tensor:
     if "text_model_output" in outputs:
         return torch.cat([outputs[f"{tower}_model_output"].last_hidden_state for tower in ("text", "vision")], 1)
     return outputs.last_hidden_state
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """A cache as an argument of a forward, or as a model has returned it in its outputs."""
+    names = inspect.signature(hf.GPT2Model.forward).parameters
+    name = next(each for each in ("cache", "past_key_values") if each in names)  # the second one before 5.24
+    return {name: cache.get(name) if isinstance(cache, Mapping) else cache}
 
 
 def gap(one: Tensor, other: Tensor) -> float:

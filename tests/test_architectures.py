@@ -21,7 +21,7 @@ from adaptrain.architectures import architecture_of, read_architecture
 from adaptrain.architectures.written import names_file
 from adaptrain.errors import ConfigError, UnsupportedError
 from adaptrain.sites.paths import fitting
-from matrix import ARCHITECTURES, KINDS, METHODS, add, base, batch, gap, run
+from matrix import ARCHITECTURES, KINDS, METHODS, add, base, batch, cache_argument, gap, run
 from novel_model import novel
 
 
@@ -87,7 +87,7 @@ class OwnModel(hf.PreTrainedModel):
             config=self.config,
             inputs_embeds=embeds,
             attention_mask=attention_mask,
-            past_key_values=None,
+            **cache_argument(None),
             position_ids=position_ids,
         )
         h = self.start(embeds + self.places(position_ids))

@@ -23,7 +23,7 @@ FLOORS = [
     ["errors", "version", "hints", "synonyms"],
     ["composition", "branches", "evaluator", "state", "context", "files", "mixture"],
     ["methods", "architectures"],
-    ["sites", "points", "quantised", "attention", "adapter"],
+    ["sites", "points", "quantised", "attention", "adapter", "upstream"],
     [
         "model",
         "programs",

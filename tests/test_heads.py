@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from adaptrain.errors import AdapterNameError, CheckpointError, ConfigError, DataError, UnsupportedError
 from adaptrain.heads import ClassificationHead, head_from_dict
-from matrix import ARCHITECTURES, METHODS, adapted, alone, batch, gap, randomise, run
+from matrix import ARCHITECTURES, METHODS, adapted, alone, batch, cache_argument, gap, randomise, run
 
 
 def head(**options) -> ClassificationHead:
@@ -283,7 +283,7 @@ def test_hidden_states_and_attentions_pass_through_a_head():
 def test_a_decoder_fills_no_cache_for_a_head():
     model = adapted("gpt2", METHODS["lora"])
     seen = []
-    model.base_model.register_forward_hook(lambda m, a, out: seen.append(out.past_key_values))
+    model.base_model.register_forward_hook(lambda m, a, out: seen.extend(cache_argument(out).values()))
     run(model, batch("gpt2"))
     model.add_classification_head("a")
     run(model, batch("gpt2"))

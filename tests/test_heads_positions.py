@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from adaptrain.adapter import key_of
 from adaptrain.heads import ClassificationHead
 from adaptrain.methods import PrefixTuningConfig, PromptTuningConfig
-from matrix import adapted, base, batch, gap, randomise
+from matrix import adapted, base, batch, cache_argument, gap, randomise
 
 K, LENGTHS = 3, (5, 7)
 METHODS = {
@@ -93,7 +93,7 @@ def read_with_prefix(arch: str, model: Any, ids: Tensor, places: Tensor) -> Tens
             cache.update(found[2 * layer][None], found[2 * layer + 1][None], layer)
         count = torch.arange(ids.shape[1])[None]  # but they have no position
         mask = torch.ones(1, K + ids.shape[1], dtype=torch.long)
-        return plain(ids, past_key_values=cache, position_ids=count, attention_mask=mask).last_hidden_state
+        return plain(ids, **cache_argument(cache), position_ids=count, attention_mask=mask).last_hidden_state
     hidden = plain.embeddings(input_ids=ids, position_ids=places)
     for index, layer in enumerate(plain.encoder.layer):
         own = layer.attention.self

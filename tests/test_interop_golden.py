@@ -22,7 +22,7 @@ from adaptrain.errors import CheckpointError
 from adaptrain.interop import adapterhub
 from float64 import Float64
 from foreign_folders import REFERENCE, WHERE
-from matrix import copies, gap
+from matrix import cache_argument, copies, gap
 
 OTHERS = ("bert", "bart", "gpt2")
 """Whose cases `test_interop.py` has."""
@@ -235,10 +235,10 @@ def test_a_prefix_among_the_relative_positions_stays_there_while_decoding(arch):
     words = inputs.pop("decoder_input_ids")
     whole = run(model, inputs | {"decoder_input_ids": words})
     with torch.no_grad():
-        past = model(**inputs, decoder_input_ids=words[:, :2], use_cache=True).past_key_values
+        past = model(**inputs, decoder_input_ids=words[:, :2], use_cache=True)
         pieces = []
         for index in range(2, words.shape[1]):
-            out = model(**inputs, decoder_input_ids=words[:, index : index + 1], past_key_values=past, use_cache=True)
+            out = model(**inputs, decoder_input_ids=words[:, index : index + 1], **cache_argument(past), use_cache=True)
             pieces.append(out.last_hidden_state)
     assert gap(torch.cat(pieces, 1), whole[:, 2:]) < 1e-5
 

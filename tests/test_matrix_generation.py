@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 
 from float64 import Float64
-from matrix import ARCHITECTURES, KINDS, METHODS, QUICK, UNITS, adapted, base, batch, gap, pairs, run
+from matrix import ARCHITECTURES, KINDS, METHODS, QUICK, UNITS, adapted, base, batch, cache_argument, gap, pairs, run
 
 DECODERS = [arch for arch, row in ARCHITECTURES.items() if row.decoder]
 CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
@@ -61,7 +61,7 @@ def test_a_prompt_in_two_pieces_equals_the_whole(arch, method):
     whole = run(model, {"input_ids": ids})
     with torch.no_grad(), Float64():
         first = model(input_ids=ids[:, :3], use_cache=True)
-        second = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+        second = model(input_ids=ids[:, 3:], **cache_argument(first), use_cache=True)
     assert gap(torch.cat([first.last_hidden_state, second.last_hidden_state], 1), whole) < 1e-10
 
 

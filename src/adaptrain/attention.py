@@ -24,11 +24,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptrain.errors import UnsupportedError
 from adaptrain.state import AttentionState, additive
+from adaptrain.upstream import Arguments, attribute, missing
 
 PREFIX = "adaptrain_"
 SERVED = ("sdpa", "eager")
 
 _MARK = "_adaptrain_site"
+_SKIP = "allow_is_causal_skip"
+_OWN = "eager_attention_forward"
+
+
+_KNOWN = ("scaling", "dropout", "softcap", "is_causal", "position_bias", "s_aux")
 
 
 class KeyValueSite(Protocol):
@@ -43,7 +49,8 @@ def install(model: PreTrainedModel) -> None:
     Raises:
         UnsupportedError: the model uses an implementation that cannot take a prefix.
     """
-    implementation = model.config._attn_implementation or "eager"
+    implementation = attribute(model.config, "_attn_implementation") or "eager"
+    Arguments(ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]).require(_SKIP)
     if implementation.startswith(PREFIX):
         return
     if implementation not in SERVED:
@@ -69,6 +76,12 @@ def uninstall(model: PreTrainedModel) -> None:
         model.set_attn_implementation(implementation.removeprefix(PREFIX))
 
 
+def registered(module: nn.Module) -> bool:
+    """Whether the file that a module's class is in has transformers' attention registry."""
+    source = vars(sys.modules[type(module).__module__])
+    return any(each is ALL_ATTENTION_FUNCTIONS for each in source.values())
+
+
 def mark(module: nn.Module, site: KeyValueSite | None) -> None:
     """Say which site serves an attention module; None takes it back."""
     if site is None:
@@ -81,8 +94,10 @@ def _attend(inner: str) -> Callable[..., Any]:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
-        own = sys.modules[type(module).__module__].__dict__.get("eager_attention_forward")
-        delegate = own if inner == "eager" and own is not None else ALL_ATTENTION_FUNCTIONS[inner]
+        own = sys.modules[type(module).__module__].__dict__.get(_OWN)
+        delegate = own if inner == "eager" and own is not None else ALL_ATTENTION_FUNCTIONS.get(inner)
+        if delegate is None:
+            raise missing(f"the function `{_OWN}`", type(module).__module__)
         site: KeyValueSite | None = module.__dict__.get(_MARK)
         if site is None:
             return delegate(module, query, key, value, attention_mask, **kwargs)
@@ -93,12 +108,22 @@ def _attend(inner: str) -> Callable[..., Any]:
             mask = _causal_mask(query.shape[2], key.shape[2], state.keys.shape[2], query.device)
             state = replace(state, mask=additive(mask, query.dtype) if inner == "eager" else mask)
         if state.gates is not None:
+            if not torch.compiler.is_compiling():
+                _check_known(delegate, kwargs)
             return attend_gated(query, state, module.training, **kwargs), None
         if state.bias is not None:
             kwargs["position_bias"] = state.bias
         return delegate(module, query, state.keys, state.values, state.mask, **kwargs)
 
     return attend
+
+
+def _check_known(delegate: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    """Refuse what the model's own function would read, where ours is called in its place and does not know it."""
+    read = Arguments(delegate).names
+    for name, value in kwargs.items():
+        if value is not None and name in read and name not in _KNOWN:
+            raise missing(f"a call without `{name}`, which it does not know,", "the attention registry")
 
 
 def attend_gated(
@@ -168,7 +193,7 @@ def attend_with_state(
 
 def _explicit(inner: str) -> Callable[..., Any]:
     def mask(*args: Any, **kwargs: Any) -> Any:
-        kwargs["allow_is_causal_skip"] = False
+        kwargs[_SKIP] = False
         return ALL_MASK_ATTENTION_FUNCTIONS[inner](*args, **kwargs)
 
     return mask

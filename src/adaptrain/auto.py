@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from adaptrain.architectures import architecture_of, architectures
 from adaptrain.errors import ConfigError, ModelError, UnsupportedError, listed, nearest, unknown
 from adaptrain.model import AdaptedModel
+from adaptrain.upstream import attribute, warn_if_untested
 
 OwnHead = Literal["masked_lm", "causal_lm", "seq2seq_lm"]
 
@@ -112,6 +113,7 @@ class AutoAdapterModel:
                 library that is not here, or cannot do so on this device.
             UnsupportedError: no architecture for its model type, or a keyword of transformers that has no place here.
         """
+        warn_if_untested()
         name = more.pop("pretrained_model_name_or_path", name)
         if name is None:
             raise ConfigError("from_pretrained: no base model is named; give a folder or a hub id first")
@@ -197,7 +199,7 @@ class AutoAdapterModel:
         if found is AutoModel:
             make, options = found.from_config, options | {"trust_remote_code": bool(trust_remote_code)}
         else:
-            make = found._from_config
+            make = attribute(found, "_from_config")
         return AdaptedModel(make(config, **_unused_pooler(config), **options), architecture)
 
     @classmethod
@@ -321,7 +323,7 @@ def _with_head(kind: OwnHead | None, config: PreTrainedConfig, written: bool) ->
     # transformers has a language model of half a BART, and of a BERT
     if kind == "causal_lm" and known and [stack.causal for stack in architecture_of(config).stacks] != [True]:
         return None
-    return next((each for each in _HEADED[kind] if type(config) in each._model_mapping), None)
+    return next((each for each in _HEADED[kind] if type(config) in attribute(each, "_model_mapping")), None)
 
 
 def _headless(model: PreTrainedModel, missing: set[str]) -> bool:

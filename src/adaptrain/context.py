@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,40 @@ import torch
 from torch import Tensor
 
 from adaptrain.composition import Composition, parse
+from adaptrain.errors import AdaptrainError
 
 
-@dataclass
 class Tokens:
     """Which positions of one stack hold tokens in a forward; what follows from it is worked out once.
 
+    Args:
+        past: positions that the cache holds already, or the error for whoever asks, where their number is not known.
+
     Attributes:
         visible: (rows, past + positions) of booleans; None: all.
-        past: positions that the cache holds already.
         prompt: how many of the positions the caller gave to `generate`, which goes on with its own; None: all.
     """
 
-    visible: Tensor | None = None
-    past: int | Tensor = 0
-    prompt: int | None = None
-    _known: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(
+        self, visible: Tensor | None = None, past: int | Tensor | AdaptrainError = 0, prompt: int | None = None
+    ) -> None:
+        self.visible, self.prompt, self._past = visible, prompt, past
+        self._known: dict[str, Tensor] = {}
+
+    @property
+    def past(self) -> int | Tensor:
+        """Positions that the cache holds already.
+
+        Raises:
+            AdaptrainError: their number is not known.
+        """
+        if isinstance(self._past, AdaptrainError):
+            raise self._past
+        return self._past
+
+    def with_visible(self, visible: Tensor | None) -> Tokens:
+        """The same positions with others between them that a prompt takes, which nothing has counted yet."""
+        return Tokens(visible, self._past, self.prompt)
 
     def mask(self, length: int) -> Tensor | None:
         """Of the last `length` positions, (rows, length)."""

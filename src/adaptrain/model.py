@@ -25,6 +25,7 @@ from adaptrain.programs import InPrograms
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
 from adaptrain.saving import WithFiles
 from adaptrain.sites import Sites, repeated, table_for
+from adaptrain.upstream import warn_if_untested
 from adaptrain.weights import WithWeights
 
 
@@ -57,6 +58,7 @@ class AdaptedModel(InPrograms, WithFusions, WithAverages, WithWeights, WithEmbed
         architecture: str | Path | Mapping[str, Any] | Architecture | None = None,
     ) -> None:
         super().__init__()
+        warn_if_untested()
         Sites.refuse_second(base_model)
         keep_as_loaded(base_model)
         self.base_model = base_model

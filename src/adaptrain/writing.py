@@ -16,6 +16,7 @@ from transformers import (
 
 from adaptrain.errors import UnsupportedError
 from adaptrain.heads import LMHead, Seq2SeqLMHead
+from adaptrain.upstream import attribute
 
 
 def writer(base: PreTrainedModel, head: LMHead) -> PreTrainedModel:
@@ -26,10 +27,12 @@ def writer(base: PreTrainedModel, head: LMHead) -> PreTrainedModel:
         UnsupportedError: transformers has no such model of this family.
     """
     kinds = (AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq) if isinstance(head, Seq2SeqLMHead) else ()
-    found = next((k for k in kinds or (AutoModelForCausalLM,) if type(base.config) in k._model_mapping), None)
+    found = next(
+        (k for k in kinds or (AutoModelForCausalLM,) if type(base.config) in attribute(k, "_model_mapping")), None
+    )
     if found is None:
         raise UnsupportedError(f"transformers has no {base.config.model_type} that generates")
-    made: Any = found._model_mapping[type(base.config)]
+    made: Any = attribute(found, "_model_mapping")[type(base.config)]
     with torch.device("meta"):
         model = made(copy.deepcopy(base.config))
     model.config = base.config

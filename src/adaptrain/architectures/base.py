@@ -60,6 +60,7 @@ class Attention:
         head_size: its attribute that holds the size of one head.
         method: None where the module calls transformers' attention registry; else its own method that attends, with
             (query, key, value, mask), after rotary embedding and cache.
+        or_registry: whether the module calls the registry in releases of transformers where it has no such method.
         output: where neither can be reached, the module that takes the attended values: its input is then computed
             anew from queries, keys and values.
         bias: with `output`: the module's method that returns what is added to the scores (DeBERTa).
@@ -68,6 +69,7 @@ class Attention:
     path: str
     head_size: str = "head_dim"
     method: str | None = None
+    or_registry: bool = False
     output: str | None = None
     bias: str | None = None
 

@@ -73,7 +73,7 @@ register_architecture(
                     "attention": Sublayer("attn", residual="ln_1"),
                     "mlp": Sublayer("mlp", residual="ln_1", beside="attn"),
                 },
-                attentions={"attention": Attention("attn", method="_attn")},
+                attentions={"attention": Attention("attn", method="_attn", or_registry=True)},  # from 5.24 on
             ),
         ),
         pooling="last",

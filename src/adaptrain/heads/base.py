@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -171,9 +172,15 @@ def model_dropout(config: Any) -> float:
     return float(next((value for value in given if value is not None), 0.0))
 
 
-def passed_on(outputs: Any, *names: str) -> dict[str, Any]:
-    """What a head hands on of the base model's outputs."""
-    return {name: getattr(outputs, name, None) for name in ("hidden_states", "attentions", *names)}
+def passed_on(outputs: Any, kind: type | None = None) -> dict[str, Any]:
+    """What a head hands on of the base model's outputs.
+
+    Args:
+        kind: the class of the head's output, whose fields are handed on, whatever this release of transformers calls
+            them; hidden states and attentions where it is None.
+    """
+    names = ("hidden_states", "attentions") if kind is None else [field.name for field in dataclasses.fields(kind)]
+    return {name: getattr(outputs, name, None) for name in names if name not in ("loss", "logits")}
 
 
 def head_from_dict(values: Mapping[str, Any]) -> Head:

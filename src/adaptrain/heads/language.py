@@ -254,7 +254,7 @@ class CausalLMHead(LMHead):
                 if self.shift_labels:
                     labels, told, seen = labels[:, 1:], logits[:, :-1], seen[:, 1:] & seen[:, :-1]
                 loss = self.loss(exact(told), labels.masked_fill(~seen, UNMASKED))
-        more = passed_on(outputs, "past_key_values")
+        more = passed_on(outputs, CausalLMOutputWithPast)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **more)  # type: ignore[arg-type]
 
 
@@ -300,8 +300,5 @@ class Seq2SeqLMHead(LMHead):
             if labels is not None:
                 check_shape(labels, tuple(hidden.shape[:2]), "row and position of the decoder")
                 loss = self.loss(exact(logits), labels)
-        parts = ("hidden_states", "attentions")
-        names = ["past_key_values", "cross_attentions", "encoder_last_hidden_state"]
-        names += [f"{side}_{part}" for side in ("encoder", "decoder") for part in parts]
-        more = {name: getattr(outputs, name, None) for name in names}
+        more = passed_on(outputs, Seq2SeqLMOutput)
         return Seq2SeqLMOutput(loss=loss, logits=logits, **more)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptrain.errors import UnsupportedError, unknown
+from adaptrain.upstream import attribute
 
 if TYPE_CHECKING:
     from adaptrain.sites import Sites
@@ -87,7 +88,7 @@ def _frames(hidden: Tensor, mask: Tensor | None, model: Any) -> Tensor:
     """Which frames are sound, (rows, frames); the mask counts samples."""
     if mask is None:
         return hidden.new_ones(hidden.shape[:2])
-    return model._get_feature_vector_attention_mask(hidden.shape[1], mask).to(hidden.dtype)
+    return attribute(model, "_get_feature_vector_attention_mask")(hidden.shape[1], mask).to(hidden.dtype)
 
 
 def _at(hidden: Tensor, positions: Tensor) -> Tensor:

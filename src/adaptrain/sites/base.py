@@ -41,6 +41,13 @@ class Site:
         self.units: dict[str, tuple[Unit, ...]] = {}
         self.fusions: dict[str, Unit] = {}
 
+    def check(self) -> None:
+        """Refuse a model that lacks a name which this site reads while the model runs.
+
+        Raises:
+            UnsupportedError: names it, and the releases of transformers that have it.
+        """
+
     def hook(self) -> Iterator[Handle]:
         """Register this site's hooks."""
         raise NotImplementedError

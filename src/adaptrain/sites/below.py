@@ -19,6 +19,7 @@ from adaptrain.errors import UnsupportedError, listed
 from adaptrain.points import modules_at
 from adaptrain.sites.base import first_of
 from adaptrain.sites.live import Sites
+from adaptrain.upstream import Arguments
 
 FAMILIES = ("bert", "distilbert", "gemma2", "gpt2", "llama", "modernbert", "mpnet", "olmo2", "phi3")
 """Tables of models that hand nothing but hidden states from one layer to the next."""
@@ -55,6 +56,7 @@ class Below:
             cure = "leave the lower layers out (leave_out)" if self.count == 0 else "choose a method of layers alone"
             raise UnsupportedError(f"'{tree}' acts at {acting[self.count]}, below which there is no layer; {cure}")
         self._layers = layers[: self.count]
+        self._arguments = Arguments(layers[0])
         self._tuple = False
 
     def states(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -85,10 +87,10 @@ class Below:
         """
 
         def passed(*args: Any, **kwargs: Any) -> Any:
-            return self._returned(args[0] if args else kwargs["hidden_states"])
+            return self._returned(self._arguments.at(0, args, kwargs))
 
         def begun(*args: Any, **kwargs: Any) -> Any:
-            rows = len(args[0] if args else kwargs["hidden_states"])
+            rows = len(self._arguments.at(0, args, kwargs))
             return self._returned(states.repeat(rows // len(states), 1, 1))
 
         with _forwards({**dict.fromkeys(self._layers[:-1], passed), self._layers[-1]: begun}):

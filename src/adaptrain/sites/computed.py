@@ -13,6 +13,13 @@ from adaptrain.points import LinearPart, Point
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.key_value import Overridden, visible_tokens
 from adaptrain.state import AttentionState
+from adaptrain.upstream import Arguments, attribute, missing
+
+_COMPUTED = ("hidden_states", "attention_mask", "position_bias", "output_attentions")
+_DISENTANGLED = ("query_states", "relative_pos", "rel_embeddings")
+"""The arguments of attention modules whose computation is known; with others it would be another one."""
+
+_BIASES = ("q_bias", "v_bias")
 
 
 class ComputedAttentionSite(Site):
@@ -29,6 +36,15 @@ class ComputedAttentionSite(Site):
     def __init__(self, point: Point, module: nn.Module, parts: Mapping[str, LinearPart], output: nn.Module) -> None:
         super().__init__(point)
         self.module, self.parts, self.output = module, parts, output
+        self.arguments = Arguments(module)
+
+    def check(self) -> None:
+        self.arguments.require(*_COMPUTED[:2])
+        self.arguments.allow(*_COMPUTED, *_DISENTANGLED)
+        for name in self.module._parameters:
+            if name not in _BIASES:
+                raise missing(f"parameters without `{name}`, which it does not know,", type(self.module).__name__)
+        attribute(self.module, "dropout")
 
     def hook(self) -> Iterator[Handle]:
         yield self.module.register_forward_pre_hook(self._in, with_kwargs=True)
@@ -39,7 +55,7 @@ class ComputedAttentionSite(Site):
     def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = current_forward()
         if forward is not None and self in forward.plan:
-            named = dict(zip(("hidden_states", "attention_mask", "position_bias"), args, strict=False)) | kwargs
+            named = self.arguments.named(args, kwargs)
             forward.taken[self] = {
                 "hidden": named["hidden_states"],
                 "mask": named.get("attention_mask"),
@@ -71,7 +87,7 @@ class ComputedAttentionSite(Site):
 
     def attend(self, query: Tensor, state: AttentionState, scale: float | None = None) -> Tensor:
         """The attended values, (rows, positions, heads · head_dim)."""
-        dropout = float(self.module.dropout.p)  # type: ignore[union-attr]
+        dropout = float(attribute(self.module, "dropout").p)
         return attention.attend_with_state(query, state, dropout, self.module.training, scale)
 
 
@@ -96,7 +112,7 @@ class DisentangledAttentionSite(ComputedAttentionSite):
         yield from super().hook()
 
     def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super()._in(module, args[:2], kwargs)
+        super()._in(module, args, kwargs)
         forward = current_forward()
         if forward is not None and self in forward.taken:
             forward.taken[self]["mask"] = forward.taken[self]["mask"].bool()
@@ -118,5 +134,5 @@ class DisentangledAttentionSite(ComputedAttentionSite):
         return super()._attended(module, args)
 
     def attend(self, query: Tensor, state: AttentionState, scale: float | None = None) -> Tensor:
-        terms = 1 + len(self.module.pos_att_type)  # type: ignore[arg-type]  # content, and each kind of position
+        terms = 1 + len(attribute(self.module, "pos_att_type"))  # content, and each kind of position
         return super().attend(query, state, (self.point.head_dim * terms) ** -0.5)

@@ -17,6 +17,7 @@ from adaptrain.evaluator import mirror
 from adaptrain.points import Point
 from adaptrain.sites.base import Handle, Site, first_of, with_first
 from adaptrain.state import EmbeddingState, PromptState
+from adaptrain.upstream import Arguments
 
 
 class EmbeddingSite(Site):
@@ -145,7 +146,11 @@ class PromptSite(Site):
     ) -> None:
         super().__init__(point)
         self.words, self.output, self.reader, self.end, self.scale = words, output, reader, end, scale
-        self.inputs = tuple(inspect.signature(reader.forward).parameters)
+        self.arguments = Arguments(reader)
+
+    def check(self) -> None:
+        if self.output is None:
+            self.arguments.require("input_ids", "inputs_embeds", *(["position_ids"] if self.point.causal else []))
 
     def hook(self) -> Iterator[Handle]:
         if self.output is not None:
@@ -222,7 +227,7 @@ class PromptSite(Site):
         prompt = self._prompt()
         if prompt is None:
             return None
-        named = dict(zip(self.inputs, args, strict=False)) | kwargs
+        named = self.arguments.named(args, kwargs)
         words = named.get("inputs_embeds")
         if words is None:
             assert self.words is not None  # a prompt that does not stand before words stands behind a module

@@ -156,7 +156,7 @@ def _attention(
 ) -> Site:
     size = int(getattr(module, row.head_size))
     point = replace(point, heads=parts[f"{point.sublayer}.key"].size // size, head_dim=size)
-    if row.method is not None:
+    if row.method is not None and (hasattr(module, row.method) or not row.or_registry):
         return MethodAttentionSite(point, module, row.method)
     if row.output is None:
         return RegistryAttentionSite(point, module)

@@ -11,6 +11,7 @@ from adaptrain.context import current_forward
 from adaptrain.points import Point
 from adaptrain.sites.base import Handle, Site, first_of, with_first
 from adaptrain.state import LayerState, SublayerState
+from adaptrain.upstream import Arguments
 
 
 class SublayerSite(Site):
@@ -36,6 +37,7 @@ class SublayerSite(Site):
     ) -> None:
         super().__init__(point)
         self.output, self.residual, self.argument, self.norm, self.beside = output, residual, argument, norm, beside
+        self.arguments = Arguments(residual)
 
     def hook(self) -> Iterator[Handle]:
         yield self.residual.register_forward_pre_hook(self._in, with_kwargs=True)
@@ -48,7 +50,7 @@ class SublayerSite(Site):
     def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = current_forward()
         if forward is not None:
-            forward.taken[self] = args[self.argument] if len(args) > self.argument else kwargs["hidden_states"]
+            forward.taken[self] = self.arguments.at(self.argument, args, kwargs)
 
     def _add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         forward = current_forward()

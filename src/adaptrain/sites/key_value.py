@@ -14,6 +14,7 @@ from adaptrain.context import Forward, current_forward
 from adaptrain.points import Point
 from adaptrain.sites.base import Handle, Site
 from adaptrain.state import AttentionState
+from adaptrain.upstream import Arguments, attribute, missing
 
 
 class AttentionSite(Site):
@@ -21,7 +22,7 @@ class AttentionSite(Site):
 
     def __init__(self, point: Point, module: nn.Module) -> None:
         super().__init__(point)
-        self.module = module
+        self.module, self.arguments = module, Arguments(module)
 
     def hook(self) -> Iterator[Handle]:
         yield self.module.register_forward_pre_hook(self._in, with_kwargs=True)
@@ -29,7 +30,7 @@ class AttentionSite(Site):
     def _in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = current_forward()
         if forward is not None and self in forward.plan:
-            forward.taken[self] = args[0] if args else kwargs["hidden_states"]
+            forward.taken[self] = self.arguments.at(0, args, kwargs)
 
     def change(self, state: AttentionState) -> AttentionState:
         here = self.in_force()
@@ -55,13 +56,16 @@ class RegistryAttentionSite(AttentionSite):
         yield from super().hook()
 
     def change(self, state: AttentionState) -> AttentionState:
-        if self.relative is not None and state.bias is not None:
+        if self.relative is not None:
+            if state.bias is None:
+                raise missing("`position_bias` in a call of the attention registry", self.arguments.owner)
             state = replace(state, wider=partial(self._wider, state.bias.shape[2], state.keys.shape[2]))
         return super().change(state)
 
     def _wider(self, queries: int, own: int, keys: int) -> Tensor:
         """The bias of `keys` keys, of which the last `own` are the model's, (1, heads, queries, keys)."""
-        return self.relative.compute_bias(queries, keys, past_seen_tokens=own - queries)
+        # of the queries before these, too: the argument that counts them has another name in each release
+        return attribute(self.relative, "compute_bias")(own, keys)[:, :, -queries:]
 
 
 class MethodAttentionSite(AttentionSite):
@@ -85,7 +89,7 @@ class MethodAttentionSite(AttentionSite):
     ) -> tuple[Tensor, Tensor | None]:
         state = self.change(AttentionState(key, value, attention_mask))
         if state.gates is not None:
-            dropout = float(self.module.attn_dropout.p)  # type: ignore[union-attr]
+            dropout = float(attribute(self.module, "attn_dropout").p)
             attended = attention.attend_gated(query, state, self.module.training, dropout=dropout)
             return attended.transpose(1, 2), None
         own = getattr(type(self.module), self.method)
@@ -116,3 +120,14 @@ class _Unmark:
 def visible_tokens(forward: Forward, point: Point, hidden: Tensor) -> Tensor | None:
     """Which positions of an attention's queries are tokens."""
     return forward.tokens[point.stack].mask(hidden.shape[1])
+
+
+def check_attended(forward: Forward) -> None:
+    """Refuse a forward in which an attention module has run and its keys and values have come by no site.
+
+    Raises:
+        UnsupportedError: names the module.
+    """
+    for site in forward.taken:
+        if isinstance(site, Site) and site.point.kind == "attention":
+            raise missing(f"keys and values of {site.point.name} on the way", "the model's attention")

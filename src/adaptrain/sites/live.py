@@ -29,17 +29,19 @@ from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.evaluator import prune
 from adaptrain.methods import Shared, Unit
 from adaptrain.methods.layers import absent
-from adaptrain.points import Point, entrances, module_at
+from adaptrain.points import Point, entrances
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
-from adaptrain.sites.key_value import RegistryAttentionSite
+from adaptrain.sites.key_value import RegistryAttentionSite, check_attended
 from adaptrain.sites.merging import Merged
+from adaptrain.sites.paths import check_masks, masked_at
 from adaptrain.sites.recompute import adopt, recomputable
 from adaptrain.sites.rows import repeated, rows_of
 from adaptrain.sites.words import Words
 from adaptrain.state import EmbeddingState
+from adaptrain.upstream import Arguments, positions_cached
 
 
 class Sites:
@@ -90,6 +92,9 @@ class Sites:
         Raises:
             UnsupportedError: the model's attention cannot be reached; nothing has been changed then.
         """
+        for site in units:
+            self.by_name[site].check()
+        check_masks(self.model, self.architecture, {self.by_name[site].point.stack for site in units})
         if any(isinstance(self.by_name[site], RegistryAttentionSite) for site in units):
             attention.install(self.model)
         for site, here in units.items():
@@ -134,11 +139,8 @@ class Sites:
         act += [] if self.words is None else self.words.hook_head()
         if used:
             act += [
-                module_at(self.model.base_model, stack.mask_at, "").register_forward_pre_hook(
-                    partial(self._learn, stack.name), with_kwargs=True
-                )
-                for stack in self.architecture.stacks
-                if stack.mask_at is not None
+                module.register_forward_pre_hook(partial(self._learn, stack, Arguments(module)), with_kwargs=True)
+                for stack, module in masked_at(self.model, self.architecture).items()
             ]
         end = [module.register_forward_hook(self._leave, always_call=True) for module in self._inputs]
         self._handles = [*begin, *act, *end]
@@ -282,23 +284,25 @@ class Sites:
                 forward.once |= {module: module.compute() for module in self.fusions[block.fusion]}
         return forward
 
-    def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
-        cache: Any = named.get("past_key_values")
-        past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
-        # a static cache counts on in the same tensor
-        past = past.clone() if isinstance(past, Tensor) else past
-        masks = {stack.name: stack.mask for stack in self.architecture.stacks}
+    def _masks(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Stack → the mask that a forward is given for it, or None."""
+        keys = {stack.name: stack.mask for stack in self.architecture.stacks}
         if self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None):
-            masks = {"encoder": "encoder_attention_mask", "decoder": "attention_mask"}
-        decodes = [*masks][-1] if self.architecture.stacks[-1].causal else None
-        return {
-            stack: Tokens(
-                _visible(None if mask is None else named.get(mask)),
-                past if stack == decodes else 0,
-                current_prompt() if stack == decodes else None,
-            )
-            for stack, mask in masks.items()
-        }
+            keys = {"encoder": "encoder_attention_mask", "decoder": "attention_mask"}
+        return {stack: None if key is None else named.get(key) for stack, key in keys.items()}
+
+    def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
+        masks = self._masks(entrance, named)
+        tokens = {stack: Tokens(_visible(mask)) for stack, mask in masks.items()}
+        decoder = self.architecture.stacks[-1]
+        if decoder.causal:
+            pair = self.architecture.encoder_decoder and entrance in (self.model, self.model.base_model)
+            keys = ("decoder_input_ids", "decoder_inputs_embeds") if pair else ("input_ids", "inputs_embeds")
+            text = next((named[key] for key in keys if named.get(key) is not None), None)
+            generates = current_prompt()
+            past = positions_cached(named, text, masks[decoder.name], generates is not None)
+            tokens[decoder.name] = Tokens(tokens[decoder.name].visible, past, generates)
+        return tokens
 
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -335,11 +339,13 @@ class Sites:
             leave(forward)
             raise
 
-    def _learn(self, stack: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _learn(
+        self, stack: str, arguments: Arguments, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Which positions are tokens, where the model itself finds out on the way."""
         forward = current_forward()
         if forward is not None and forward.owner is self:
-            mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+            mask = arguments.named(args, kwargs).get("attention_mask")
             forward.tokens[stack] = Tokens(_visible(mask))
 
     def _widen(self, forward: Forward, module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
@@ -350,10 +356,8 @@ class Sites:
                 widened = site.widen(forward, widened)
         if widened is named:
             return named
-        known = forward.tokens
-        forward.tokens = self._tokens(module, widened)
-        for stack, tokens in forward.tokens.items():
-            tokens.prompt = known[stack].prompt
+        for stack, mask in self._masks(module, widened).items():
+            forward.tokens[stack] = forward.tokens[stack].with_visible(_visible(mask))
         return widened
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -362,6 +366,8 @@ class Sites:
             forward.depth -= 1
             if forward.depth == 0:
                 leave(forward)
+                if output is not None:  # None where the model has raised an error
+                    check_attended(forward)
 
 
 def _visible(mask: Any) -> Tensor | None:

@@ -13,6 +13,7 @@ from adaptrain.errors import UnsupportedError
 from adaptrain.points import LinearPart
 from adaptrain.sites.base import Site
 from adaptrain.sites.projection import ActivationSite, ProjectionSite
+from adaptrain.upstream import lookup_scale
 
 
 class Merged:
@@ -77,5 +78,5 @@ def _refuse_tied(module: nn.Embedding, model: PreTrainedModel, place: str) -> No
     owners = [name for name, each in model.named_modules() if getattr(each, "weight", None) is module.weight]
     if len(owners) > 1:
         raise UnsupportedError(f"the weight of {place} is shared by {' and '.join(owners)}, which would change too")
-    if getattr(module, "embed_scale", 1.0) != 1.0:
+    if lookup_scale(module) != 1.0:
         raise UnsupportedError(f"the embeddings of {place} are scaled after they are looked up")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from adaptrain.architectures import Architecture, Stack, architecture_of, architectures, read_architecture
+from adaptrain.attention import registered
 from adaptrain.errors import AdaptrainError, UnsupportedError, listed, nearest, unknown
-from adaptrain.points import has_module, linear_sizes, module_at, modules_at
+from adaptrain.points import entrances, has_module, linear_sizes, module_at, modules_at
+from adaptrain.upstream import Arguments
 
 
 def table_for(model: PreTrainedModel, given: str | Path | Mapping[str, Any] | Architecture | None) -> Architecture:
@@ -60,6 +62,27 @@ def check_paths(model: PreTrainedModel, architecture: Architecture) -> None:
         kind = type(model.base_model).__name__
         lead = f"The architecture '{architecture.name}' does not fit this {kind}:"
         raise UnsupportedError("\n".join([lead, *(f"  {problem}" for problem in problems)]))
+
+
+def masked_at(model: PreTrainedModel, architecture: Architecture) -> dict[str, nn.Module]:
+    """Stack → the module that is given its mask, of the stacks whose mask counts something else outside."""
+    paths = {stack.name: stack.mask_at for stack in architecture.stacks if stack.mask_at is not None}
+    return {stack: module_at(model.base_model, path, "") for stack, path in paths.items()}
+
+
+def check_masks(model: PreTrainedModel, architecture: Architecture, stacks: Collection[str]) -> None:
+    """Refuse a model that does not take the masks of these stacks: its padding would count as tokens.
+
+    Raises:
+        UnsupportedError: names the argument.
+    """
+    forwards = [Arguments(module) for module in entrances(model)]
+    for stack in architecture.stacks:
+        if stack.name in stacks and stack.mask is not None and not any(stack.mask in each.names for each in forwards):
+            forwards[0].require(stack.mask)
+    for stack, module in masked_at(model, architecture).items():
+        if stack in stacks:
+            Arguments(module).require("attention_mask")
 
 
 def fitting(model: PreTrainedModel) -> list[str]:
@@ -149,6 +172,8 @@ def _in_layer(layer: nn.Module, stack: Stack) -> Iterator[tuple[str, str]]:
             module = module_at(layer, row.path, "")
             for name in ("head_size", "method", "bias"):
                 attribute = getattr(row, name)
+                if name == "method" and row.or_registry and registered(module):
+                    continue
                 if attribute is not None and not hasattr(module, attribute):
                     known = [each for each in dir(module) if not each.startswith("__")]
                     yield (

@@ -6,7 +6,6 @@ that they have and their result is put aside; the output embedding's logits are 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from adaptrain.errors import DataError, UnsupportedError
 from adaptrain.points import module_at
 from adaptrain.sites.base import Handle
 from adaptrain.sites.key_value import Overridden
+from adaptrain.upstream import Arguments, lookup_scale
 
 ROLES = ("pad", "bos", "eos")
 """Of words that a model itself writes or looks for."""
@@ -102,6 +102,7 @@ class Words:
         self.lookups: list[Any] = [module_at(model.base_model, path, place) for path in paths]
         if any(lookup.weight is not self.lookups[0].weight for lookup in self.lookups):
             raise UnsupportedError(f"The stacks of this {kind} have words of their own each; they cannot be exchanged")
+        self._scales = {lookup: lookup_scale(lookup) for lookup in self.lookups}
         self.head: Any = model.get_output_embeddings()
         self.active: Vocabulary | None = None
         # what losses and generation read the number of words from
@@ -202,7 +203,7 @@ class Words:
         ids = None if forward is None else forward.taken.pop((self, module), None)
         if ids is None or self.active is None:
             return None
-        scale = getattr(module, "embed_scale", 1.0)
+        scale = self._scales[module]
         scale = scale.to(output.dtype) if isinstance(scale, Tensor) else scale  # as Gemma rounds it
         return self.active.look_up(ids).to(output.dtype) * scale
 
@@ -215,20 +216,25 @@ class Words:
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Positions of a model that counts them over the ids that are not padding (RoBERTa): not the active padding."""
-        named = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+        forward, arguments = current_forward(), Arguments(module)
+        arguments.require("input_ids", "position_ids")
+        named = arguments.named(args, kwargs)
         ids = named.get("input_ids")
-        if ids is None or named.get("position_ids") is not None or self.active is None:
+        if ids is None or named.get("position_ids") is not None or self.active is None or forward is None:
             return None
         pad = (self.active.special or {}).get("pad", -1)
         seen = ids.ne(pad).long()
-        counted = (seen.cumsum(1) + named.get("past_key_values_length", 0)) * seen
+        past = next(iter(forward.tokens.values())).past  # of a decoder; the one stack of these models
+        counted = (seen.cumsum(1) + past) * seen
         return (), named | {"position_ids": counted + module.position_embeddings.padding_idx}
 
     def _shift(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What the decoder reads where only labels are given: its start in the active vocabulary, then the labels."""
-        named = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+        arguments = Arguments(module)
+        arguments.require("labels", "decoder_input_ids", "decoder_inputs_embeds")
+        named = arguments.named(args, kwargs)
         labels = named.get("labels")
         given = any(named.get(key) is not None for key in ("decoder_input_ids", "decoder_inputs_embeds"))
         start = self._translated("decoder_start_token_id")

@@ -34,6 +34,7 @@ from adaptrain.tasks.media import need
 from adaptrain.tasks.text import prepare_tokenizer
 from adaptrain.training.local_base import INDEX, WEIGHTS, base_folder, weight_files
 from adaptrain.training.quantisation import check_library, check_quantised, loading_options, quiet_libraries
+from adaptrain.upstream import warn_if_untested
 
 CPU = torch.device("cpu")
 
@@ -216,6 +217,7 @@ def load_model(
     """
     attention = None if base.config.attention == "auto" else base.config.attention
     check_library(base.config)
+    warn_if_untested()  # before libraries are made quiet
     silence = quiet_libraries() if base.config.quantize else nullcontext()
     with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet(), silence:
         model = AutoAdapterModel.from_pretrained(
