@@ -141,6 +141,16 @@ class _Sized(Block):
 class Split(_Sized):
     """Children on consecutive positions; `sizes` positions each, None for the rest."""
 
+    def windows(self, before: int, positions: int) -> list[tuple[int, int]]:
+        """For each child, of a sequence that goes on: how many of its positions came before these, and how many of
+        these it gets. The last child takes what follows."""
+        found, start, stop = [], 0, before + positions
+        for size in self.sizes:
+            end = stop if size is None else min(start + size, stop)
+            found.append((max(0, min(before, end) - start), max(0, end - max(start, before))))
+            start = end
+        return found
+
 
 @dataclass(frozen=True, init=False)
 class BatchSplit(_Sized):
@@ -196,6 +206,16 @@ def with_children(tree: Block, children: Sequence[Composition]) -> Block:
     copy = object.__new__(type(tree))
     for key, value in (tree.options() | {"children": tuple(children)}).items():
         object.__setattr__(copy, key, value)
+    return copy
+
+
+def expanded(tree: Composition | None, times: int) -> Composition | None:
+    """The composition over rows each of which stands there `times` times, one behind the other."""
+    if times == 1 or not isinstance(tree, Block):
+        return tree
+    copy = with_children(tree, [child for each in tree.children if (child := expanded(each, times)) is not None])
+    if isinstance(copy, BatchSplit):
+        return BatchSplit(*copy.children, sizes=[None if size is None else size * times for size in copy.sizes])
     return copy
 
 

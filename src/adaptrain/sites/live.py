@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,9 +19,8 @@ from adaptrain.context import (
     Tokens,
     current_forward,
     current_prompt,
-    current_repeats,
+    current_rows,
     current_setup,
-    current_tasks,
     enter,
     leave,
 )
@@ -32,9 +30,17 @@ from adaptrain.methods import Shared, Unit
 from adaptrain.methods.layers import absent
 from adaptrain.points import Point, entrances, module_at
 from adaptrain.sites.base import Handle, Site
-from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
+from adaptrain.sites.blocks import check_positions, refuse
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
+from adaptrain.sites.given import (
+    check_words,
+    decoded_positions,
+    embeds_keys,
+    positions_before,
+    routed,
+    visible_positions,
+)
 from adaptrain.sites.key_value import RegistryAttentionSite
 from adaptrain.sites.merging import Merged
 from adaptrain.sites.rows import repeated, rows_of
@@ -221,7 +227,7 @@ class Sites:
         tree = self.active if setup is None else setup.composition
         inverted = self.inverted(tree)
         if inverted:
-            tasks = spread(resolve(tree, current_tasks()), len(hidden), width(tree), False)
+            tree, tasks = routed(tree, hidden.shape[0])
             for site in inverted:
                 hidden = site.undone(self.plan(tree)[site], EmbeddingState(hidden, tasks=tasks))
         return hidden
@@ -284,18 +290,20 @@ class Sites:
         past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
         # a static cache counts on in the same tensor
         past = past.clone() if isinstance(past, Tensor) else past
-        masks = {stack.name: stack.mask for stack in self.architecture.stacks}
-        if self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None):
+        masks = {stack.name: stack.mask or "" for stack in self.architecture.stacks}
+        if self._alone(entrance):
             masks = {"encoder": "encoder_attention_mask", "decoder": "attention_mask"}
         decodes = [*masks][-1] if self.architecture.stacks[-1].causal else None
         return {
-            stack: Tokens(
-                _visible(None if mask is None else named.get(mask)),
-                past if stack == decodes else 0,
-                current_prompt() if stack == decodes else None,
-            )
+            stack: Tokens(decoded_positions(named.get(mask), rows_of(named)), past, current_prompt())
+            if stack == decodes
+            else Tokens(visible_positions(named.get(mask)))
             for stack, mask in masks.items()
         }
+
+    def _alone(self, entrance: nn.Module) -> bool:
+        """Whether a forward enters the decoder of an encoder-decoder, past the model around it."""
+        return self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """For gradient checkpointing: the layers' recompute sees the forward that it repeats, in whatever thread."""
@@ -321,17 +329,18 @@ class Sites:
                     "model; call reset_adapter() first"
                 )
         given = dict(zip(self._inputs[module], args, strict=False)) | kwargs
-        named = repeated(given, 1 if current_repeats() else width(tree))
-        tasks = spread(resolve(tree, current_tasks()), rows_of(named), width(tree), current_repeats())
-        check_rows(tree, range(rows_of(named)), tasks)
-        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
-        if text is not None and len(self.architecture.stacks) == 1 and not self.has_prompt(tree):
-            check_positions(tree, text.shape[1])
+        named = repeated(given, 1 if current_rows() is not None else width(tree))
+        tree, tasks = routed(tree, rows_of(named))
+        keys = embeds_keys(self.architecture, self._alone(module))
+        check_words(self.plan(tree, skipped), keys, named)
         forward = self.begin(tree, skipped, module, named)
-        forward.tasks = tasks
+        forward.tasks, forward.past = tasks, positions_before(tree, forward, self.architecture.stacks[-1], named)
+        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
+        if text is not None and len(forward.tokens) == 1 and not forward.past and not self.has_prompt(tree):
+            check_positions(tree, text.shape[1])
         enter(forward)
         try:
-            widened = self._widen(forward, module, named)
+            widened = self._widen(forward, module, self._embedded(forward, keys, named))
             return None if widened is given else ((), widened)
         except BaseException:
             leave(forward)
@@ -342,14 +351,22 @@ class Sites:
         forward = current_forward()
         if forward is not None and forward.owner is self:
             mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-            forward.tokens[stack] = Tokens(_visible(mask))
+            forward.tokens[stack] = Tokens(visible_positions(mask))
+
+    def _embedded(self, forward: Forward, keys: Mapping[str, str], named: dict[str, Any]) -> dict[str, Any]:
+        """What the model is given, with embeddings changed that come in the place of words, past the lookup."""
+        for site in forward.plan:
+            key = keys.get(site.point.stack, "") if isinstance(site, EmbeddingSite) and site.words else ""
+            if named.get(key) is not None:
+                named = named | {key: site.embedded(named[key])}
+        return named
 
     def _widen(self, forward: Forward, module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
         """What the model is given, with room for a prompt."""
         widened = named
         for site in self._prompts:
             if site in forward.plan:
-                widened = site.widen(forward, widened)
+                widened = site.widen(forward, widened, self._alone(module))
         if widened is named:
             return named
         known = forward.tokens
@@ -364,19 +381,3 @@ class Sites:
             forward.depth -= 1
             if forward.depth == 0:
                 leave(forward)
-
-
-def _visible(mask: Any) -> Tensor | None:
-    """Which positions are tokens, from an attention mask; (rows, cache and positions) of booleans.
-
-    `generate` hands a static cache the full mask (rows, 1, queries, keys), or one a kind of layer: what the last query
-    sees are the tokens.
-    """
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.dim() > 2:
-        mask = mask.flatten(1, -2)[:, -1]
-        mask = mask if mask.dtype == torch.bool else mask >= 0
-    return mask != 0
