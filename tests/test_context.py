@@ -252,7 +252,7 @@ def test_an_encoder_called_by_itself_is_adapted():
 
 @pytest.mark.parametrize("form", ["two", "bool", "three", "four", "additive", "by-kind"])
 def test_tokens_are_read_off_every_form_of_mask(form):
-    from adaptrain.sites.live import _visible
+    from adaptrain.sites.given import visible_positions
 
     seen = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     causal = torch.ones(4, 4).tril().bool()[None, None] & seen.bool()[:, None, None]
@@ -264,7 +264,7 @@ def test_tokens_are_read_off_every_form_of_mask(form):
         "additive": torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min),
         "by-kind": {"full_attention": causal, "sliding_attention": causal & False},
     }
-    found = _visible(masks[form])
+    found = visible_positions(masks[form])
     assert found is not None
     assert torch.equal(found, seen.bool())
-    assert _visible(None) is None
+    assert visible_positions(None) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from adaptrain.errors import AdapterNameError, CheckpointError, UnsupportedError, nearest
 from adaptrain.methods import Build, MethodConfig, Shared, Unit
 from adaptrain.sites import Sites
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Branch(nn.Module):
@@ -130,7 +133,7 @@ def key_of(name: str) -> str:
     return f"<{name.replace('%', '%25').replace('.', '%2E')}>"
 
 
-def as_precise(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def as_precise(module: M, dtype: torch.dtype) -> M:
     """The module with float64 in place of float32 where the base model is float64, whose results would lose digits."""
     if dtype != torch.float64:
         return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adaptrain.composition import BatchSplit, Block, Composition, Fuse, MultiTask, Parallel, Stack
+from adaptrain.composition import BatchSplit, Block, Composition, Fuse, MultiTask, Parallel, Stack, with_children
 
 Rows = Sequence[int]
 Tasks = Sequence[int] | None
@@ -57,3 +57,13 @@ def outlets(tree: Composition, rows: Rows, tasks: Tasks) -> list[list[int]]:
         return [list(rows)]
     shares = zip(tree.children, divide(tree, rows, tasks), strict=True)
     return [found for child, share in shares for found in outlets(child, *share)]
+
+
+def expanded(tree: Composition | None, times: int) -> Composition | None:
+    """The composition over rows each of which stands there `times` times, one behind the other."""
+    if times == 1 or not isinstance(tree, Block):
+        return tree
+    copy = with_children(tree, [child for each in tree.children if (child := expanded(each, times)) is not None])
+    if isinstance(copy, BatchSplit):
+        return BatchSplit(*copy.children, sizes=[None if size is None else size * times for size in copy.sizes])
+    return copy

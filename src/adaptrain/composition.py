@@ -144,6 +144,16 @@ class _Sized(Block):
 class Split(_Sized):
     """Children on consecutive positions; `sizes` positions each, None for the rest."""
 
+    def windows(self, before: int, positions: int) -> list[tuple[int, int]]:
+        """For each child, of a sequence that goes on: how many of its positions came before these, and how many of
+        these it gets. The last child takes what follows."""
+        found, start, stop = [], 0, before + positions
+        for size in self.sizes:
+            end = stop if size is None else min(start + size, stop)
+            found.append((max(0, min(before, end) - start), max(0, end - max(start, before))))
+            start = end
+        return found
+
 
 @dataclass(frozen=True, init=False)
 class BatchSplit(_Sized):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adaptrain.composition import Composition, parse
-from adaptrain.errors import AdaptrainError
+from adaptrain.errors import AdaptrainError, UnsupportedError
 
 
 class Tokens:
@@ -57,13 +57,24 @@ class Tokens:
         return None if self.visible is None else self.visible[:, -length:]
 
     def from_start(self, h: Tensor) -> Tensor:
-        """Tokens before each of the positions of h, -1 at padding; (rows or 1, positions)."""
+        """Tokens before each of the positions of h, -1 at padding; (rows or 1, positions). What is visible may end with
+        the prompt: what follows it are tokens.
+
+        Raises:
+            UnsupportedError: what is visible is a window that is shorter than h.
+        """
         if "start" not in self._known:
             here = torch.arange(h.shape[1], device=h.device) + self.past
             before = here[None]
             if self.visible is not None:
-                rank = (self.visible.cumsum(1) - 1).masked_fill(~self.visible, -1)
-                before = rank.index_select(1, here)
+                count, length = self.visible.cumsum(1), self.visible.shape[1]
+                if length < h.shape[1]:
+                    raise UnsupportedError(
+                        f"A mask of {length} positions does not say which of {h.shape[1]} are tokens; give "
+                        "attention_mask with one number a position (rows, positions)"
+                    )
+                rank = (count - 1).masked_fill(~self.visible, -1).index_select(1, here.clamp(max=length - 1))
+                before = torch.where(here < length, rank, count[:, -1:] + here - length)
             self._known["start"] = before
         return self._known["start"]
 
@@ -119,10 +130,11 @@ class Forward:
         depth: how many entry modules of the owner are running, one inside the other.
         records: what the caller wants to be told beside the outputs, or None.
         tasks: of each row, for MultiTask.
+        past: stack → positions that its cache holds, for Split where the sequence goes on.
         before: the forward that was in force when this one began.
     """
 
-    __slots__ = ("before", "depth", "entrance", "once", "owner", "plan", "records", "taken", "tasks", "tokens")
+    __slots__ = ("before", "depth", "entrance", "once", "owner", "past", "plan", "records", "taken", "tasks", "tokens")
 
     def __init__(self, owner: object, plan: Mapping[Any, Composition], entrance: object = None) -> None:
         self.owner = owner
@@ -134,6 +146,7 @@ class Forward:
         self.depth = 1
         self.records = _local.records
         self.tasks: tuple[int, ...] | None = None
+        self.past: Mapping[str, int] = {}
         self.before = _local.forward
 
     @contextmanager
@@ -154,7 +167,8 @@ class _Local(threading.local):
         self.setups: tuple[AdapterSetup, ...] = ()
         self.records: Records | None = None
         self.prompt: int | None = None
-        self.repeats = False
+        self.rows: int | None = None
+        self.seen: Tensor | None = None
         self.tasks: Sequence[int | str] | None = None
 
 
@@ -220,20 +234,30 @@ def current_tasks() -> Sequence[int | str] | None:
 
 
 @contextmanager
-def generating(prompt: int) -> Iterator[None]:
-    """Say that the first `prompt` positions of the forwards inside are given, and that what follows is generated; their
-    rows have been repeated for Parallel."""
-    before = _local.prompt, _local.repeats
-    _local.prompt, _local.repeats = prompt, True
+def generating(prompt: int, rows: int, seen: Tensor | None = None) -> Iterator[None]:
+    """Say that the first `prompt` positions of the forwards inside are given, and that what follows is generated.
+
+    Args:
+        rows: that are given, repeated for Parallel already.
+        seen: which of the given positions are tokens, (rows, prompt); None: not known.
+    """
+    before = _local.prompt, _local.rows, _local.seen
+    _local.prompt, _local.rows, _local.seen = prompt, rows, seen
     try:
         yield
     finally:
-        _local.prompt, _local.repeats = before
+        _local.prompt, _local.rows, _local.seen = before
 
 
-def current_repeats() -> bool:
-    """Whether what forwards are given has been repeated for Parallel already."""
-    return _local.repeats
+def current_seen() -> Tensor | None:
+    """Which positions of the prompt of the generation in force are tokens, (rows, prompt); None where that is not
+    known."""
+    return _local.seen
+
+
+def current_rows() -> int | None:
+    """How many rows the generation in force was given, repeated for Parallel already; None outside one."""
+    return _local.rows
 
 
 def current_prompt() -> int | None:

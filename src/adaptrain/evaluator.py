@@ -6,7 +6,7 @@ A composition is parsed and checked once, when it is activated; evaluating it ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -87,7 +87,12 @@ def evaluate(tree: Composition, state: S, apply: Callable[[str, S], S], fuse: Ca
             joined = ordered.join_rows(list(map(run, children, ordered.split_rows(counts))))
             return joined.take_rows(back)
         case Split():
-            pieces = state.split_positions(tree.shares(state.positions, "positions"))
+            if state.earlier is None:
+                pieces = state.split_positions(tree.shares(state.positions, "positions"))
+            else:
+                windows = tree.windows(state.earlier, state.positions)
+                whole = state.split_positions([size for _, size in windows])
+                pieces = [replace(piece, earlier=each) for piece, (each, _) in zip(whole, windows, strict=True)]
             return state.join_positions(list(map(run, children, pieces)))
         case Average():
             return state.weigh([run(child, state) for child in children], tree.shares())

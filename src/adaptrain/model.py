@@ -24,7 +24,7 @@ from adaptrain.methods import MethodConfig, read_config
 from adaptrain.programs import InPrograms
 from adaptrain.quantised import keep_as_loaded, refuse_training, scheme_of
 from adaptrain.saving import WithFiles
-from adaptrain.sites import Sites, repeated, table_for
+from adaptrain.sites import Sites, beginning, repeated, routed, table_for
 from adaptrain.upstream import warn_if_untested
 from adaptrain.weights import WithWeights
 
@@ -127,6 +127,8 @@ class AdaptedModel(InPrograms, WithFusions, WithAverages, WithWeights, WithEmbed
 
         Raises:
             UnsupportedError: a static cache with prompt tuning, whose prompt it has no room for; or nothing writes.
+            CompositionError: the composition cannot divide the rows, or has no place for the positions that are
+                generated.
         """
         model = self.writer()
         if options.get("generation_config") is None:
@@ -135,14 +137,12 @@ class AdaptedModel(InPrograms, WithFusions, WithAverages, WithWeights, WithEmbed
         tree = self.sites.active if setup is None else setup.composition
         if options.get("cache_implementation") == "static" and self.sites.has_prompt(tree):
             raise UnsupportedError("A static cache has no room for a prompt; leave cache_implementation out")
-        given = [inputs, *(options.get(key) for key in ("input_ids", "inputs_embeds"))]
-        if self.architecture.encoder_decoder:  # the inputs are the encoder's; the decoder begins with its start token
-            given = [options.get("decoder_input_ids")]
-        text = next((each for each in given if each is not None), None)
         options = repeated(options | {"inputs": inputs}, width(tree))
+        prompt, rows, seen = beginning(options, self.architecture.encoder_decoder)
         inputs = options.pop("inputs")
-        routed = routing(current_tasks() if task_ids is None else _tasks(task_ids))
-        with routed, generating(1 if text is None else text.shape[1]):
+        tasks = routing(current_tasks() if task_ids is None else _tasks(task_ids))
+        with tasks, generating(prompt, rows, seen):
+            routed(tree, rows)  # what cannot be divided is refused before anything runs
             return model.generate(*([] if inputs is None else [inputs]), **options)
 
     # ---- adapters

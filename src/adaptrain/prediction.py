@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
-from adaptrain.adapter import check_name, key_of
+from adaptrain.adapter import as_precise, check_name, key_of
 from adaptrain.branches import ends, outlets
 from adaptrain.composition import Composition, width
 from adaptrain.context import current_setup, current_tasks
@@ -102,7 +102,8 @@ class WithHeads(AddsHeads):
             raise AdapterNameError(f"There is a head '{name}' already; give overwrite_ok=True to replace it")
         head.name = name
         head.bind(self._live_sites)
-        self.heads[key_of(name)] = head.to(self.base_model.device).train(self.training)
+        head = as_precise(head, self.base_model.dtype).to(self.base_model.device)
+        self.heads[key_of(name)] = head.train(self.training)
         self._active_head = name
 
     def _head_names(self) -> list[str]:

@@ -27,12 +27,14 @@ class State:
 
     Attributes:
         tasks: of each row, where a MultiTask is in force.
+        earlier: positions in front of the first one, where a sequence goes on; None: it is whole.
     """
 
     positions_axis: ClassVar[int] = 1
     carried: ClassVar[frozenset[str]] = frozenset()
 
     tasks: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
+    earlier: int | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -264,14 +266,14 @@ class AttentionState(State):
             masks = [piece.explicit_mask() for piece in grown]
             if any(mask.dtype != torch.bool for mask in masks):
                 masks = [additive(mask, self.keys.dtype) for mask in masks]
-            masks = [_rows(m, len(p.keys)) for m, p in zip(masks, grown, strict=True)]
+            masks = [_rows(m, p.keys.shape[0]) for m, p in zip(masks, grown, strict=True)]
         gated = [piece for piece in grown if piece.gates is not None]
         return dataclasses.replace(
             self,
             keys=torch.cat([piece.keys for piece in grown]),
             values=torch.cat([piece.values for piece in grown]),
             mask=torch.cat(masks) if masks[0] is not None else None,
-            bias=None if self.bias is None else torch.cat([_rows(p.bias, len(p.keys)) for p in grown]),
+            bias=None if self.bias is None else torch.cat([_rows(p.bias, p.keys.shape[0]) for p in grown]),
             gates=torch.cat([piece.explicit_gates() for piece in grown]) if gated else None,
         )
 
@@ -330,13 +332,13 @@ class AttentionState(State):
         if self.gates is not None:
             return self.gates
         assert self.hidden is not None
-        return self.keys.new_ones(len(self.keys), 1, self.hidden.shape[1], self.keys.shape[2])
+        return self.keys.new_ones(self.keys.shape[0], 1, self.hidden.shape[1], self.keys.shape[2])
 
     def explicit_mask(self) -> Tensor:
         """The mask, or one that shows everything."""
         if self.mask is not None:
             return self.mask
-        return torch.ones(len(self.keys), 1, 1, self.keys.shape[2], dtype=torch.bool, device=self.keys.device)
+        return torch.ones(self.keys.shape[0], 1, 1, self.keys.shape[2], dtype=torch.bool, device=self.keys.device)
 
 
 def _rows(tensor: Tensor | None, rows: int) -> Tensor:

@@ -298,7 +298,7 @@ class Bottleneck(Unit):
         u = _linear(self.up, z)  # (rows, positions, d)
         if self.training and self.config.stochastic_depth:
             keep = 1 - self.config.stochastic_depth
-            u = u * u.new_empty(len(u), *[1] * (u.dim() - 1)).bernoulli_(keep) / keep
+            u = u * u.new_empty(u.shape[0], *[1] * (u.dim() - 1)).bernoulli_(keep) / keep
         return u * (self.scaling.to(u.dtype) if isinstance(self.scaling, Tensor) else self.scaling)
 
 

@@ -163,7 +163,7 @@ class PrefixUnit(Unit):
 
     def forward(self, state: AttentionState) -> AttentionState:
         both = self._shared[0].current()[2 * self.index : 2 * self.index + 2].to(state.keys.dtype)
-        rows = len(state.keys)
+        rows = state.keys.shape[0]
         keys, values = (
             F.dropout(part.expand(rows, -1, -1, -1), self.dropout, self.training) for part in both
         )  # (rows, heads, l, head_dim)

@@ -87,7 +87,7 @@ class Prompt(Unit):
         self.prompt = nn.Parameter(torch.empty(config.prompt_length, size).uniform_(-scale, scale))
 
     def forward(self, state: PromptState) -> PromptState:
-        prompt = self.prompt.to(state.before.dtype).expand(len(state.before), -1, -1)  # (rows, p, e)
+        prompt = self.prompt.to(state.before.dtype).expand(state.before.shape[0], -1, -1)  # (rows, p, e)
         if self.after:
             return replace(state, after=torch.cat([prompt, state.after], 1))
         return replace(state, before=torch.cat([prompt, state.before], 1))

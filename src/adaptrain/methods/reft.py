@@ -110,7 +110,7 @@ class Reft(Unit):
         begin = chosen(state.from_start, first)
         end = chosen(state.from_end, last) * (1 - begin.sum(1, keepdim=True))  # nowhere twice
         if self.suffix is None:
-            rows = max(len(begin), len(end))
+            rows = max(begin.shape[0], end.shape[0])
             both = torch.cat([begin.expand(rows, -1, -1), end.expand(rows, -1, -1)], 1)
             return replace(state, h=edited(state.h, both, self.prefix))
         return replace(state, h=edited(edited(state.h, begin, self.prefix), end, self.suffix))
@@ -148,7 +148,7 @@ def chosen(order: Tensor, count: int) -> Tensor:
 
 def edited(h: Tensor, chosen: Tensor, edit: Edit) -> Tensor:
     """h with Φ at the chosen positions; the others are not computed."""
-    chosen = chosen.to(h.dtype).expand(len(h), -1, -1)
+    chosen = chosen.to(h.dtype).expand(h.shape[0], -1, -1)
     x = chosen @ h  # (rows, count, d)
     return h + (chosen.transpose(1, 2) @ (edit(x) - x).to(h.dtype))
 

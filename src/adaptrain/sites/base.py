@@ -34,10 +34,11 @@ class Site:
     Attributes:
         units: adapter name → its units, applied in order.
         fusions: fusion name → its unit.
+        reads: the stack whose positions flow here.
     """
 
     def __init__(self, point: Point) -> None:
-        self.point = point
+        self.point, self.reads = point, point.stack
         self.units: dict[str, tuple[Unit, ...]] = {}
         self.fusions: dict[str, Unit] = {}
 
@@ -61,8 +62,8 @@ class Site:
     def run(self, tree: Composition, state: S, apply: Callable[[str, S], S] | None = None) -> S:
         """What the composition makes of a state; `apply` where an adapter does something else than go forward."""
         forward = current_forward()
-        if forward is not None and forward.tasks is not None:
-            state = dataclasses.replace(state, tasks=forward.tasks)
+        if forward is not None and (forward.tasks is not None or forward.past):
+            state = dataclasses.replace(state, tasks=forward.tasks, earlier=forward.past.get(self.reads))
         return evaluate(tree, state, apply or self._apply, self._fuse)
 
     def _apply(self, name: str, state: S) -> S:

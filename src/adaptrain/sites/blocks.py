@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from adaptrain.branches import divide
 from adaptrain.composition import (
     Average,
     BatchSplit,
@@ -140,15 +139,26 @@ def spread(tasks: tuple[int, ...] | None, rows: int, times: int, generating: boo
     return tuple(task for task in repeated for _ in range(beams))
 
 
-def check_rows(tree: Composition | None, rows: Sequence[int], tasks: Sequence[int] | None) -> None:
-    """Refuse a batch that a composition cannot divide.
+def check_rows(tree: Composition | None, rows: int, tasks: Sequence[int] | None) -> None:
+    """Refuse a batch that a composition cannot divide. Rows are only counted where one divides them by number, so that
+    a compiled graph serves any number of them otherwise.
 
     Raises:
         CompositionError: the sizes of a BatchSplit do not sum up to its rows.
     """
-    if isinstance(tree, Block):
-        for child, share in zip(tree.children, divide(tree, rows, tasks), strict=True):
-            check_rows(child, *share)
+    if not isinstance(tree, Block) or not any(isinstance(block, BatchSplit | MultiTask) for block in blocks(tree)):
+        return
+    sizes, shares = [rows] * len(tree.children), [tasks] * len(tree.children)
+    if isinstance(tree, MultiTask):
+        assert tasks is not None
+        shares = [[task for task in tasks if task == index] for index in range(len(tree.children))]
+        sizes = [len(share) for share in shares]
+    elif isinstance(tree, Parallel | BatchSplit):
+        sizes = tree.shares(rows, "rows") if isinstance(tree, BatchSplit) else [rows // len(sizes)] * len(sizes)
+        if tasks is not None:
+            shares = [tasks[sum(sizes[:index]) : sum(sizes[: index + 1])] for index in range(len(sizes))]
+    for child, size, share in zip(tree.children, sizes, shares, strict=True):
+        check_rows(child, size, share)
 
 
 def check_positions(tree: Composition | None, positions: int) -> None:

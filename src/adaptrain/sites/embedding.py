@@ -26,11 +26,15 @@ class EmbeddingSite(Site):
     Args:
         output: module whose output they are.
         head: the model's output embedding; None where it has none.
+        words: whether that module is the lookup of words, which a forward that is given embeddings leaves out.
+        scale: what the reader multiplies words with that it looks up itself, behind this point.
     """
 
-    def __init__(self, point: Point, output: nn.Module, head: nn.Module | None) -> None:
+    def __init__(
+        self, point: Point, output: nn.Module, head: nn.Module | None, words: bool = False, scale: float = 1.0
+    ) -> None:
         super().__init__(point)
-        self.output, self.head = output, head
+        self.output, self.head, self.words, self.scale = output, head, words, scale
 
     def hook(self) -> Iterator[Handle]:
         yield self.output.register_forward_hook(self._out)
@@ -40,6 +44,13 @@ class EmbeddingSite(Site):
     def _out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         here = self.in_force()
         return None if here is None else with_first(output, self.run(here[1], EmbeddingState(first_of(output))).h)
+
+    def embedded(self, embeds: Tensor) -> Tensor:
+        """Embeddings that the caller has looked up and scaled as the model does, (rows, positions, embedding size)."""
+        here = self.in_force()
+        if here is None:
+            return embeds
+        return self.run(here[1], EmbeddingState(embeds / self.scale)).h * self.scale
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         here = self.in_force()
@@ -100,7 +111,7 @@ class Prompt:
 
     def see(self, mask: Tensor) -> Tensor:
         """An attention mask (rows, positions) with the prompt in sight."""
-        before, after = (mask.new_ones(len(mask), part.shape[1]) for part in (self.before, self.after))
+        before, after = (mask.new_ones(mask.shape[0], part.shape[1]) for part in (self.before, self.after))
         return self.insert(mask, before, after)
 
     def move(self, positions: Tensor, past: bool) -> Tensor:
@@ -112,7 +123,7 @@ class Prompt:
         if past:
             return positions + self.length
         p, q = self.before.shape[1], self.after.shape[1]
-        positions = positions.expand(len(self.before), -1)
+        positions = positions.expand(self.before.shape[0], -1)
         begin = positions.gather(1, self.first)
         before = begin + torch.arange(p, device=positions.device)
         after = begin + p + 1 + torch.arange(q, device=positions.device)
@@ -162,40 +173,57 @@ class PromptSite(Site):
         if self.end is not None:
             yield self.end.register_forward_hook(self._cut)
 
-    def widen(self, forward: Forward, named: dict[str, Any]) -> dict[str, Any]:
+    def widen(self, forward: Forward, named: dict[str, Any], decoder_alone: bool = False) -> dict[str, Any]:
         """The arguments of a forward with masks and positions widened for the prompt.
 
+        Args:
+            decoder_alone: whether the decoder of an encoder-decoder is called without the model around it.
+
         Raises:
-            UnsupportedError: a mask that is not one number a position, or token types of a decoder.
+            UnsupportedError: a mask that is not one number a position, token types of a decoder; or a cache, or an
+                encoder's states, that the prompt is not in.
         """
-        tree = forward.plan[self]
-        past, keys, mask = forward.tokens[self.point.stack].past, ("pixel_values",), None
-        if self.words is not None:
-            keys, mask = ("input_ids", "inputs_embeds"), named.get("attention_mask")
-        text = next((named[key] for key in keys if named.get(key) is not None), mask)
+        tree, encoded = forward.plan[self], None
+        past, keys, seen = int(forward.tokens[self.point.stack].past), ("pixel_values",), "attention_mask"
+        if decoder_alone:
+            keys, seen, encoded = (), "encoder_attention_mask", named.get("encoder_hidden_states")
+        elif self.words is not None:
+            keys, encoded = ("input_ids", "inputs_embeds"), named.get("encoder_outputs")
+            encoded = None if encoded is None else encoded[0]
+        mask = None if self.words is None else named.get(seen)
+        text = mask if encoded is not None else next((each for k in keys if (each := named.get(k)) is not None), mask)
         if text is None:
-            return named  # a decoder alone, over an encoder that has run; or the other one of two towers
+            return named  # over an encoder that has run, without a mask; or the other one of two towers
         if mask is not None and mask.dim() != 2:
             raise UnsupportedError("Prompt tuning needs an attention mask of one number a position (rows, positions)")
         if self.output is None and named.get("token_type_ids") is not None:
             raise UnsupportedError("Prompt tuning of a decoder cannot take token_type_ids; leave them out")
         weight = next((self.words or self.output or self.reader).parameters())
-        empty = weight.new_zeros(len(text), 0, self.point.out_features)
+        empty = weight.new_zeros(text.shape[0], 0, self.point.out_features)
         state = self.run(tree, PromptState(empty, empty))
-        first = torch.zeros(len(text), 1, dtype=torch.long, device=text.device)
+        first = torch.zeros(text.shape[0], 1, dtype=torch.long, device=text.device)
         if mask is not None:
             first = mask.long().argmax(1, keepdim=True)
         keep = any(getattr(unit, "keep", False) for name in names(tree) for unit in self.units.get(name, ()))
         prompt = Prompt(state.before.to(weight.dtype), state.after.to(weight.dtype), first, keep)
         if mask is None and self.output is not None and self.words is not None:
             mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
-        decoding = not isinstance(past, int) or past > 0
         named = dict(named)
         if mask is not None:
-            named["attention_mask"] = prompt.see(mask)
+            of = (past + text.shape[1], "the cache's and the given positions") if past else None
+            of = of if encoded is None else (encoded.shape[1], "the encoder's states")
+            if of is not None and of[0] != mask.shape[1] + prompt.length:
+                raise UnsupportedError(
+                    f"{seen} has {mask.shape[1]} positions and {of[1]} are {of[0]}, which the {prompt.length} of the "
+                    f"prompt '{tree}' are not among; let the adapted model make them with the same adapter, and give "
+                    "the mask of the text alone"
+                )
+            named[seen] = prompt.see(mask)
+        if encoded is not None:
+            return named
         if self.output is None and named.get("position_ids") is not None:
-            named["position_ids"] = prompt.move(named["position_ids"], decoding)
-        if not decoding:
+            named["position_ids"] = prompt.move(named["position_ids"], past > 0)
+        if not past:
             forward.taken[self] = prompt
         tokens = forward.tokens[self.point.stack]
         if tokens.prompt is not None:
@@ -247,7 +275,7 @@ class PromptSite(Site):
 
 def _rows_of(whole: Tensor, source: Tensor) -> Tensor:
     """whole[row, source[row, i]] for (rows, positions, …) and (rows or 1, positions)."""
-    source = source.expand(len(whole), -1)
+    source = source.expand(whole.shape[0], -1)
     if whole.dim() == 2:
         return whole.gather(1, source)
     return whole.gather(1, source.unsqueeze(-1).expand(-1, -1, whole.shape[-1]))

@@ -71,7 +71,9 @@ def _embedding_sites(model: PreTrainedModel, stack: Stack, point: Point, place: 
     point = replace(point, in_features=size, out_features=size)
     if row.output is not None:
         here = replace(point, kind="embedding", name=f"{name}.output")
-        yield EmbeddingSite(here, module_at(base, row.output, place), _output_embedding(model))
+        scale = 1.0 if stack.prompt is None else _scale(stack.prompt, base, place)
+        output = module_at(base, row.output, place)
+        yield EmbeddingSite(here, output, _output_embedding(model), output is words, scale)
     if stack.prompt is not None:
         here = replace(point, kind="prompt", name=f"{name}.prompt")
         if words is not None:
@@ -82,9 +84,12 @@ def _embedding_sites(model: PreTrainedModel, stack: Stack, point: Point, place: 
 def _prompt(point: Point, base: nn.Module, words: nn.Module | None, row: Prompt, place: str) -> PromptSite:
     behind = None if row.behind is None else module_at(base, row.behind, place)
     end = None if row.end is None else module_at(base, row.end, place)
-    reader = module_at(base, row.reader, place)
-    scale = 1.0 if row.scale is None else float(getattr(reader, row.scale))
-    return PromptSite(point, words, behind, reader, end, scale)
+    return PromptSite(point, words, behind, module_at(base, row.reader, place), end, _scale(row, base, place))
+
+
+def _scale(row: Prompt, base: nn.Module, place: str) -> float:
+    """What the module that reads words multiplies those with that it looks up itself."""
+    return 1.0 if row.scale is None else float(getattr(module_at(base, row.reader, place), row.scale))
 
 
 def _output_embedding(model: PreTrainedModel) -> nn.Module | None:

@@ -86,7 +86,7 @@ class LayerSite(Site):
         self.layer = layer
 
     def hook(self) -> Iterator[Handle]:
-        yield self.layer.register_forward_hook(self._out)
+        yield self.layer.register_forward_hook(self._out, prepend=True)
 
     def _out(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         here = self.in_force()

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,9 +18,8 @@ from adaptrain.context import (
     Tokens,
     current_forward,
     current_prompt,
-    current_repeats,
+    current_rows,
     current_setup,
-    current_tasks,
     enter,
     leave,
 )
@@ -31,9 +29,17 @@ from adaptrain.methods import Shared, Unit
 from adaptrain.methods.layers import absent
 from adaptrain.points import Point, entrances
 from adaptrain.sites.base import Handle, Site
-from adaptrain.sites.blocks import check_positions, check_rows, refuse, resolve, spread
+from adaptrain.sites.blocks import check_positions, refuse
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
+from adaptrain.sites.given import (
+    check_words,
+    decoded_positions,
+    embeds_keys,
+    positions_before,
+    routed,
+    visible_positions,
+)
 from adaptrain.sites.key_value import RegistryAttentionSite, check_attended
 from adaptrain.sites.merging import Merged
 from adaptrain.sites.paths import check_masks, masked_at
@@ -224,7 +230,7 @@ class Sites:
         tree = self.active if setup is None else setup.composition
         inverted = self.inverted(tree)
         if inverted:
-            tasks = spread(resolve(tree, current_tasks()), len(hidden), width(tree), False)
+            tree, tasks = routed(tree, hidden.shape[0])
             for site in inverted:
                 hidden = site.undone(self.plan(tree)[site], EmbeddingState(hidden, tasks=tasks))
         return hidden
@@ -287,22 +293,35 @@ class Sites:
     def _masks(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Any]:
         """Stack → the mask that a forward is given for it, or None."""
         keys = {stack.name: stack.mask for stack in self.architecture.stacks}
-        if self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None):
+        if self._alone(entrance):
             keys = {"encoder": "encoder_attention_mask", "decoder": "attention_mask"}
         return {stack: None if key is None else named.get(key) for stack, key in keys.items()}
 
+    def _visible(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        """Stack → which of its positions are tokens."""
+        visible = {stack: visible_positions(mask) for stack, mask in self._masks(entrance, named).items()}
+        decoder = self.architecture.stacks[-1]
+        if decoder.causal:
+            mask = self._masks(entrance, named)[decoder.name]
+            visible[decoder.name] = decoded_positions(mask, rows_of(named))
+        return visible
+
     def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
-        masks = self._masks(entrance, named)
-        tokens = {stack: Tokens(_visible(mask)) for stack, mask in masks.items()}
+        visible = self._visible(entrance, named)
+        tokens = {stack: Tokens(each) for stack, each in visible.items()}
         decoder = self.architecture.stacks[-1]
         if decoder.causal:
             pair = self.architecture.encoder_decoder and entrance in (self.model, self.model.base_model)
             keys = ("decoder_input_ids", "decoder_inputs_embeds") if pair else ("input_ids", "inputs_embeds")
             text = next((named[key] for key in keys if named.get(key) is not None), None)
-            generates = current_prompt()
-            past = positions_cached(named, text, masks[decoder.name], generates is not None)
-            tokens[decoder.name] = Tokens(tokens[decoder.name].visible, past, generates)
+            generates, mask = current_prompt(), self._masks(entrance, named)[decoder.name]
+            past = positions_cached(named, text, mask, generates is not None)
+            tokens[decoder.name] = Tokens(visible[decoder.name], past, generates)
         return tokens
+
+    def _alone(self, entrance: nn.Module) -> bool:
+        """Whether a forward enters the decoder of an encoder-decoder, past the model around it."""
+        return self.architecture.encoder_decoder and entrance is getattr(self.model.base_model, "decoder", None)
 
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -323,17 +342,18 @@ class Sites:
                     "model; call reset_adapter() first"
                 )
         given = dict(zip(self._inputs[module], args, strict=False)) | kwargs
-        named = repeated(given, 1 if current_repeats() else width(tree))
-        tasks = spread(resolve(tree, current_tasks()), rows_of(named), width(tree), current_repeats())
-        check_rows(tree, range(rows_of(named)), tasks)
-        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
-        if text is not None and len(self.architecture.stacks) == 1 and not self.has_prompt(tree):
-            check_positions(tree, text.shape[1])
+        named = repeated(given, 1 if current_rows() is not None else width(tree))
+        tree, tasks = routed(tree, rows_of(named))
+        keys = embeds_keys(self.architecture, self._alone(module))
+        check_words(self.plan(tree, skipped), keys, named)
         forward = self.begin(tree, skipped, module, named)
-        forward.tasks = tasks
+        forward.tasks, forward.past = tasks, positions_before(tree, forward, self.architecture.stacks[-1], named)
+        text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
+        if text is not None and len(forward.tokens) == 1 and not forward.past and not self.has_prompt(tree):
+            check_positions(tree, text.shape[1])
         enter(forward)
         try:
-            widened = self._widen(forward, module, named)
+            widened = self._widen(forward, module, self._embedded(forward, keys, named))
             return None if widened is given else ((), widened)
         except BaseException:
             leave(forward)
@@ -345,19 +365,26 @@ class Sites:
         """Which positions are tokens, where the model itself finds out on the way."""
         forward = current_forward()
         if forward is not None and forward.owner is self:
-            mask = arguments.named(args, kwargs).get("attention_mask")
-            forward.tokens[stack] = Tokens(_visible(mask))
+            forward.tokens[stack] = Tokens(visible_positions(arguments.named(args, kwargs).get("attention_mask")))
+
+    def _embedded(self, forward: Forward, keys: Mapping[str, str], named: dict[str, Any]) -> dict[str, Any]:
+        """What the model is given, with embeddings changed that come in the place of words, past the lookup."""
+        for site in forward.plan:
+            key = keys.get(site.point.stack, "") if isinstance(site, EmbeddingSite) and site.words else ""
+            if named.get(key) is not None:
+                named = named | {key: site.embedded(named[key])}
+        return named
 
     def _widen(self, forward: Forward, module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
         """What the model is given, with room for a prompt."""
         widened = named
         for site in self._prompts:
             if site in forward.plan:
-                widened = site.widen(forward, widened)
+                widened = site.widen(forward, widened, self._alone(module))
         if widened is named:
             return named
-        for stack, mask in self._masks(module, widened).items():
-            forward.tokens[stack] = forward.tokens[stack].with_visible(_visible(mask))
+        for stack, visible in self._visible(module, widened).items():
+            forward.tokens[stack] = forward.tokens[stack].with_visible(visible)
         return widened
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -368,19 +395,3 @@ class Sites:
                 leave(forward)
                 if output is not None:  # None where the model has raised an error
                     check_attended(forward)
-
-
-def _visible(mask: Any) -> Tensor | None:
-    """Which positions are tokens, from an attention mask; (rows, cache and positions) of booleans.
-
-    `generate` hands a static cache the full mask (rows, 1, queries, keys), or one a kind of layer: what the last query
-    sees are the tokens.
-    """
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.dim() > 2:
-        mask = mask.flatten(1, -2)[:, -1]
-        mask = mask if mask.dtype == torch.bool else mask >= 0
-    return mask != 0
