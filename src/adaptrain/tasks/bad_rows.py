@@ -100,7 +100,8 @@ _HERE = "\0"
 
 def label_reason(value: Any) -> str:
     """What a refused label is counted by."""
-    return NO_LABEL if value is None or value in ("", []) else LABEL
+    missing = value is None or value in ("", []) or value != value  # not even itself: the NaN of a table's gap
+    return NO_LABEL if missing else LABEL
 
 
 def first_of_each(columns: Sequence[Column]) -> list[Bad]:

@@ -17,8 +17,13 @@ from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
 from adaptrain.tasks.columns import settle_columns
 from adaptrain.tasks.features import feature_of, names_of
+from adaptrain.tasks.lists import parse_list
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
+
+
+LISTS = ("choices", "answers", "tokens", "tags", "heads", "relations")
+"""Roles whose rows have lists, in every task that has them."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Split:
         return role in self.task.columns.declared()
 
     def values(self, role: str) -> list[Any]:
-        """The values of a role, as they were read; of several columns the list of theirs.
+        """The values of a role, as they were read; of several columns the list of theirs. A list that is written as
+        text is a list where the role needs one.
 
         Raises:
             DataError: there is no such column.
@@ -128,7 +134,13 @@ class Split:
         given = self.task.columns.declared()[role]
         if not isinstance(given, str):
             return [list(row) for row in zip(*(self._one(column, role) for column in given), strict=True)]
-        return self._one(given, role)
+        values = self._one(given, role)
+        return [parse_list(value) for value in values] if role in self.lists else values
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The roles whose rows have lists."""
+        return (*LISTS, "label") if self.task.type == "multilabel" else LISTS
 
     def feature(self, role: str) -> Any:
         """What `datasets` says of the column of a role; of several the first."""
