@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 
 from adaptrain.errors import DataError, listed
+from adaptrain.tasks.bad_rows import is_gap
 from adaptrain.tasks.lists import WRITE, is_bracketed
 
 MOST = 256
@@ -39,13 +40,13 @@ def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -
     where = f"{place}: the label map cannot be inferred from column '{column}': "
     found: dict[Any, int] = {}
     for row, value in enumerate(values, start=1):
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        if is_gap(value) or (isinstance(value, str) and not value.strip()):
             continue
         if isinstance(value, float) and not value.is_integer():
             what = "a fraction" if math.isfinite(value) else "no number that can be a label"
             raise DataError(
-                f"{where}row {row} has {value!r}, {what}. For numbers set task.type=regression; for words that look like "
-                "numbers write the map down in task.labels"
+                f"{where}row {row} has {value!r}, {what}. For numbers set task.type=regression; for words that look "
+                "like numbers write the map down in task.labels"
             )
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             what = "true and false" if isinstance(value, bool) else type(value).__name__
@@ -99,8 +100,8 @@ def words_in_lists(values: Sequence[Any], several: bool, column: str, place: str
             words += value
         elif several and is_bracketed(value):
             raise DataError(
-                f"{place}, row {row}: the label map cannot be inferred from column '{column}': {value!r:.60} looks like "
-                f"a list and cannot be read as one. {WRITE}"
+                f"{place}, row {row}: the label map cannot be inferred from column '{column}': {value!r:.60} looks "
+                f"like a list and cannot be read as one. {WRITE}"
             )
         elif several:
             words += words_of(value)

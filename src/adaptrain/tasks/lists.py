@@ -1,4 +1,4 @@
-"""Lists that a column holds as text: a CSV file has no other way to hold them, and `to_csv` of pandas writes them so."""
+"""Lists that a column holds as text: a CSV file holds them in no other way, and pandas writes them so."""
 
 from __future__ import annotations
 

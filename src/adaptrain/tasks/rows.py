@@ -21,7 +21,6 @@ from adaptrain.tasks.lists import parse_list
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
 
-
 LISTS = ("choices", "answers", "tokens", "tags", "heads", "relations")
 """Roles whose rows have lists, in every task that has them."""
 
@@ -37,6 +36,7 @@ class Rows:
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
         bad: rows left out, by reason.
+        sizes: role → how large its value is, one a row, where that is not its tokens: pixels, seconds.
     """
 
     split: str
@@ -45,6 +45,7 @@ class Rows:
     found: int
     fingerprint: str
     bad: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -230,7 +231,13 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
         len(table),
         _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
         bad=counts,
+        sizes=sizes_of(columns, kept),
     )
+
+
+def sizes_of(columns: Mapping[str, Column], kept: Sequence[int]) -> dict[str, Sequence[float]]:
+    """Role → the sizes of its values in some rows, of roles that have sizes."""
+    return {role: picked(column.sizes, kept) for role, column in columns.items() if column.sizes is not None}
 
 
 def examine(
@@ -254,7 +261,10 @@ def examine(
 
 def selected(rows: Rows, indices: Sequence[int]) -> Rows:
     """Some of the rows, in this order."""
-    return replace(rows, columns={role: picked(values, indices) for role, values in rows.columns.items()})
+    columns, sizes = (
+        {role: picked(values, indices) for role, values in each.items()} for each in (rows.columns, rows.sizes)
+    )
+    return replace(rows, columns=columns, sizes=sizes)
 
 
 def picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:

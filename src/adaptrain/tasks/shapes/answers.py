@@ -80,10 +80,9 @@ class QuestionAnswering(Shape):
         none, every question has an answer and `no_answer` is left out."""
         refuses = may_refuse(answered.task)
         for answer in self.predictions(answered):
-            if refuses:
-                yield {"prediction": "" if answer["no_answer"] > 1 else answer["text"], "no_answer": answer["no_answer"]}
-            else:
-                yield {"prediction": answer["text"]}
+            refused = refuses and answer["no_answer"] > 1
+            more = {"no_answer": answer["no_answer"]} if refuses else {}
+            yield {"prediction": "" if refused else answer["text"]} | more
 
     def calibrate(self, said: Answered) -> dict[str, float]:
         """The threshold of null − span with the best F1, where there are unanswerable questions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -178,8 +177,8 @@ class MultiLabel(Labelled):
             words = [value] if value in task.labels else words_of(value)
             if is_bracketed(value) and not set(words) <= set(task.labels):
                 raise DataError(
-                    f"{place}: the labels in column '{task.columns.label}' are the text {value!r:.60}, which looks like "
-                    f"a list and cannot be read as one. {WRITE}"
+                    f"{place}: the labels in column '{task.columns.label}' are the text {value!r:.60}, which looks "
+                    f"like a list and cannot be read as one. {WRITE}"
                 )
             value = words
         if value is None or not isinstance(value, list | tuple):
