@@ -20,7 +20,7 @@ from adaptrain.files import write_text
 from adaptrain.tasks.asked import Asked, Given, asked_rows, id_column, roles_read
 from adaptrain.tasks.features import kind_of
 from adaptrain.tasks.formats import read_file
-from adaptrain.tasks.reading import Read
+from adaptrain.tasks.room import read_rows
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.training.precision import find_hardware
 
@@ -171,7 +171,7 @@ def _said(
         return [], []
     hardware = find_hardware(device, precision or saved.precision, saved.trains_base)
     model, reader = load_saved(saved, hardware)
-    read, size = Read(asked.rows, reader.encode(asked.rows)), batch_size or saved.eval_batch_size
+    read, size = read_rows(reader, asked.rows, model), batch_size or saved.eval_batch_size
     predictions = predict(model, reader, read, saved.task, size, hardware, settings=saved.settings)
     cut, notes = read.encoded.truncated, []
     if cut:

@@ -13,7 +13,7 @@ from adaptrain.evaluation.eject import EjectResult, eject_prefix
 from adaptrain.evaluation.predict import Predictions, predict
 from adaptrain.evaluation.saved import load_saved, read_saved
 from adaptrain.tasks.cache import usual_cache
-from adaptrain.tasks.reading import Read
+from adaptrain.tasks.room import read_rows
 from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
 
@@ -96,7 +96,7 @@ def evaluate_folder(
     if skip_layers:
         _skip(model, skip_layers)
     cache = usual_cache()
-    read, size = Read(rows, cache.encode(reader, rows)), batch_size or saved.eval_batch_size
+    read, size = read_rows(reader, rows, model, cache), batch_size or saved.eval_batch_size
     predictions = predict(model, reader, read, task, size, hardware, settings=saved.settings)
     metrics = predictions.scores()
     notes = list(cache.notes)

@@ -15,7 +15,7 @@ from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import Bad
 from adaptrain.tasks.columns import KINDS, NAMES, infer_role, infer_texts, of_role
 from adaptrain.tasks.features import feature_of, kind_of, names_of
-from adaptrain.tasks.rows import Rows, examine, picked
+from adaptrain.tasks.rows import Rows, examine, picked, sizes_of
 
 Given = Mapping[str, str | tuple[str, ...]]
 
@@ -71,7 +71,7 @@ def asked_rows(
     out = {each.row - 1 for each in bad}
     kept = [row for row in range(len(table)) if row not in out]
     values = {role: picked(column.values, kept) for role, column in found.items()}
-    return Asked(Rows("", values, place, len(table), ""), kept, bad, columns)
+    return Asked(Rows("", values, place, len(table), "", sizes=sizes_of(found, kept)), kept, bad, columns)
 
 
 def id_column(task: TaskConfig, features: Mapping[str, Any]) -> str | None:

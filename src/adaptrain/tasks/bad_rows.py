@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,12 @@ _HERE = "\0"
 
 def label_reason(value: Any) -> str:
     """What a refused label is counted by."""
-    return NO_LABEL if value is None or value in ("", []) else LABEL
+    return NO_LABEL if value in ("", []) or is_gap(value) else LABEL
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a table has nothing where a value should be: NaN stands for that in a column of fractions."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def first_of_each(columns: Sequence[Column]) -> list[Bad]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow
 import torch
-from torch import nn
 
-from adaptrain.errors import DataError
+from adaptrain.errors import DataError, ModelError
 from adaptrain.tasks.encoded import Collator, Encoded, Feature, Key
 from adaptrain.tasks.media import Looked, Made, Media, Unreadable, digest
 from adaptrain.tasks.reading import Reader
@@ -79,32 +79,109 @@ class Images(Media):
 
 @dataclass(frozen=True)
 class ImageReader(Reader):
-    """Images with one label each, as the base model's own image processor makes them: resized, cut, normalised."""
+    """Images with one label each, as the base model's own image processor makes them: resized, cut, normalised.
+
+    Attributes:
+        channels: of an image: 3, or 1 for a base model that takes grey images.
+    """
+
+    channels: int = 3
 
     def encode(self, rows: Rows, training: bool = False) -> Encoded:
         """
         Raises:
             DataError: the processor makes images of different sizes.
         """
-        features: dict[str, Feature] = {"pixel_values": Made(rows.columns["image"], processed(self.processor))}
+        features: dict[str, Feature] = {
+            "pixel_values": Made(rows.columns["image"], processed(self.processor, self.channels))
+        }
         if "label" in rows.columns:
             features["labels"] = np.asarray(rows.labels)
         return Encoded(features, [1] * len(rows))  # all take the same time, and none is cut
 
 
-def image_reader(processor: Any, model: nn.Module) -> ImageReader:
+def image_reader(processor: Any, model: Any) -> ImageReader:
     """How images with one label each are read for a base model, in its own numbers: a convolution over patches takes
-    no others."""
+    no others.
+
+    Raises:
+        DataError: the image processor makes images of different sizes.
+        ModelError: it makes images that the base model does not take.
+    """
     dtype: Any = model.dtype
     keys = {"pixel_values": Key(None, dtype), "labels": Key(None, torch.long, of_text=False)}
-    return ImageReader(processor, Collator(keys, masked=None), 1)
+    channels = getattr(getattr(model.config, "vision_config", model.config), "num_channels", 3)
+    if channels not in (1, 3):
+        raise ModelError(
+            f"The base model takes images of {channels} channels, and rows have grey ones or colours: 1 or 3"
+        )
+    reader = ImageReader(grey(processor) if channels == 1 else processor, Collator(keys, masked=None), 1, channels)
+    _try_out(reader, model)
+    return reader
 
 
-def processed(processor: Any) -> Callable[[Any], np.ndarray]:
+def grey(processor: Any) -> Any:
+    """The same image processor for images of one channel.
+
+    Raises:
+        ModelError: it normalises three channels, each by other numbers.
+    """
+    found = copy.copy(processor)
+    found.do_convert_rgb = False
+    for name in ("image_mean", "image_std"):
+        given = getattr(found, name, None)
+        if isinstance(given, list | tuple) and len(given) > 1:
+            if len(set(given)) > 1:
+                raise ModelError(
+                    f"The base model takes images of one channel, and {name} in its preprocessor_config.json has "
+                    f"{len(given)} values, {list(given)}; write the one of its channel there"
+                )
+            setattr(found, name, list(given[:1]))
+    return found
+
+
+def _try_out(reader: ImageReader, model: Any) -> None:
+    """Show a base model an image as its processor makes it: families differ in which sizes they take.
+
+    Raises:
+        DataError: images of different shapes become images of different sizes.
+        ModelError: the base model does not take the image.
+    """
+    from PIL import Image
+
+    make = processed(reader.processor, reader.channels)
+    try:
+        *_, image = (make(Image.new("RGB", size)) for size in ((64, 48), (48, 64)))
+    except DataError:
+        raise
+    except Exception as error:  # each processor has its own
+        raise ModelError(f"The base model's image processor makes nothing of an image: {error!s:.160}") from error
+    training = model.training
+    model.eval()  # no dropout, which would draw numbers
+    try:
+        with torch.no_grad():
+            model(pixel_values=torch.from_numpy(image)[None].to(model.device, model.dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        config = getattr(model.config, "vision_config", model.config)
+        takes = f"{reader.channels} channels" + (f" of {config.image_size}" if hasattr(config, "image_size") else "")
+        shape, reason = " × ".join(map(str, image.shape)), str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The image processor makes images of {shape} (channels, height, width), and the base model "
+            f"({type(model).__name__}) takes {takes}: {reason:.120}. Correct size and crop_size in its "
+            "preprocessor_config.json, or take the processor that was saved with the base model"
+        ) from error
+    finally:
+        model.train(training)
+
+
+def processed(processor: Any, channels: int = 3) -> Callable[[Any], np.ndarray]:
     """Image → (channels, height, width), float32, of one size."""
     first: list[tuple[int, ...]] = []
 
     def make(image: Any) -> np.ndarray:
+        image = image.convert("L") if channels == 1 else image
         made = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], dtype=np.float32)
         first[:] = first or [made.shape]
         if made.shape != first[0]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 
 from adaptrain.errors import DataError, listed
+from adaptrain.tasks.bad_rows import is_gap
+from adaptrain.tasks.lists import WRITE, is_bracketed
 
 MOST = 256
 """Labels that are inferred; a map with more must be written down."""
@@ -23,11 +26,12 @@ def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -
     """The names of the labels in the order of their indices.
 
     Those of a `ClassLabel`; `false` and `true` of truth values; else the values that occur, words by the alphabet,
-    whole numbers by size. Rows without a label do not count.
+    whole numbers by size. A text is a word, whatever it looks like: "1.0" and "1" are two. Rows without a label do not
+    count.
 
     Raises:
-        DataError: fractions, more than 256 or fewer than two labels, or two that differ in nothing but
-            case or blanks.
+        DataError: fractions, more than 256 or fewer than two labels, or two that differ in nothing but case, blanks or
+            how Unicode writes a letter.
     """
     if isinstance(feature, datasets.ClassLabel):
         return tuple(str(name) for name in feature.names)
@@ -36,17 +40,21 @@ def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -
     where = f"{place}: the label map cannot be inferred from column '{column}': "
     found: dict[Any, int] = {}
     for row, value in enumerate(values, start=1):
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if is_gap(value) or (isinstance(value, str) and not value.strip()):
             continue
-        if isinstance(value, float) and not value.is_integer() and not math.isnan(value):
-            raise DataError(f"{where}row {row} has {value!r}, a fraction. For numbers set task.type=regression")
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if isinstance(value, float) and not value.is_integer():
+            what = "a fraction" if math.isfinite(value) else "no number that can be a label"
+            raise DataError(
+                f"{where}row {row} has {value!r}, {what}. For numbers set task.type=regression; for words that look "
+                "like numbers write the map down in task.labels"
+            )
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             what = "true and false" if isinstance(value, bool) else type(value).__name__
             raise DataError(f"{where}row {row} has {value!r:.60}, and a map is of words or whole numbers, not {what}")
         found.setdefault(value, row)
         if len(found) > MOST:
             raise DataError(f"{where}it has more than {MOST} values in the first {row} rows. {_DECLARE}")
-    if len({type(value) for value in found}) > 1:
+    if len({isinstance(value, str) for value in found}) > 1:
         word = next(value for value in found if isinstance(value, str))
         raise DataError(f"{where}there are numbers and words (row {found[word]} has {word!r}). {_DECLARE}")
     if set(found) == {-1}:
@@ -57,10 +65,16 @@ def infer_labels(values: Sequence[Any], feature: Any, column: str, place: str) -
         raise DataError(f"{where}it has {f'only the value {next(iter(found))!r}' if found else 'no value'}. {_DECLARE}")
     seen: dict[str, Any] = {}
     for value, row in found.items():
-        if isinstance(value, str) and seen.setdefault(value.strip().casefold(), value) != value:
-            pair = listed(map(repr, (seen[value.strip().casefold()], value)))
-            raise DataError(f"{where}{pair} differ only in case or blanks (row {row}). Make them one")
+        if isinstance(value, str) and seen.setdefault(key := _folded(value), value) != value:
+            pair = listed(map(repr, (seen[key], value)))
+            spelt = value.strip().casefold() == seen[key].strip().casefold()
+            what = "case or blanks" if spelt else "how Unicode writes a letter"
+            raise DataError(f"{where}{pair} differ only in {what} (row {row}). Make them one")
     return tuple(str(value) for value in sorted(found))
+
+
+def _folded(word: str) -> str:
+    return unicodedata.normalize("NFC", word).strip().casefold()
 
 
 def words_of(value: Any) -> list[Any]:
@@ -68,3 +82,48 @@ def words_of(value: Any) -> list[Any]:
     return (
         [word.strip() for word in value.replace("|", ",").split(",") if word.strip()] if isinstance(value, str) else []
     )
+
+
+def words_in_lists(values: Sequence[Any], several: bool, column: str, place: str) -> list[Any]:
+    """The labels in a column of lists.
+
+    Args:
+        several: whether a text stands for the names in it, as for tasks with several labels a row; else a row with a
+            text has no labels, and is found to be bad when its split is read.
+
+    Raises:
+        DataError: a text looks like a list and cannot be read as one, so that its names cannot be told apart.
+    """
+    words: list[Any] = []
+    for row, value in enumerate(values, start=1):
+        if isinstance(value, list | tuple):
+            words += value
+        elif several and is_bracketed(value):
+            raise DataError(
+                f"{place}, row {row}: the label map cannot be inferred from column '{column}': {value!r:.60} looks "
+                f"like a list and cannot be read as one. {WRITE}"
+            )
+        elif several:
+            words += words_of(value)
+    return words
+
+
+def reads_as_number(name: str) -> bool:
+    """Whether a label's name is a number, so that a number in a row means that name and not an index: "3", "1.0",
+    "007", "1e3"."""
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
+
+
+def names_of_number(value: float) -> tuple[str, ...]:
+    """The names that a number in a row may have in a label map: as it is written, and as the same number is with and
+    without a fraction of zero.
+
+    >>> names_of_number(1), names_of_number(1.0), names_of_number(0.5)
+    (('1', '1.0'), ('1.0', '1'), ('0.5',))
+    """
+    if isinstance(value, int):
+        return str(value), f"{value}.0"
+    return (str(value), str(int(value))) if value.is_integer() else (str(value),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -13,8 +13,9 @@ from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.errors import ConfigError, DataError
 from adaptrain.tasks.encoded import Collator, Encoded, Key, Ragged
 from adaptrain.tasks.masking import UNMASKED
+from adaptrain.tasks.positions import positions_of
 from adaptrain.tasks.reading import Reader
-from adaptrain.tasks.text import longest_input, positions_of
+from adaptrain.tasks.text import longest_input
 from adaptrain.tasks.writing import WritingReader, check_room, ends_of
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class PairReader(WritingReader):
         template, target_length, ends: as in `PromptedReader`.
     """
 
+    decoded: ClassVar[tuple[str, ...]] = ("labels",)
+
     template: str
     target_length: int
     ends: Sequence[int]
@@ -172,9 +175,9 @@ class PairReader(WritingReader):
                 f"The tokenizer of {tokenizer.name_or_path} marks every text with its language, which no key says; "
                 "choose a base model without such marks (T5, BART, Marian, a decoder)"
             )
-        if (positions := positions_of(model)) is not None:
+        if (positions := positions_of(model, "decoder")) is not None:
             check_room(positions, 1, task.generation)
-        longest = longest_input(tokenizer, model, data.max_length)
+        longest = longest_input(tokenizer, model, data.max_length, half="encoder")
         written = min(data.max_target_length, positions or data.max_target_length)
         template, ends = task.prompt or SOURCE, ends_of(tokenizer, model)
         return PairReader(tokenizer, collator(tokenizer), longest, task.generation, template, written, ends)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptrain.config.schema import DataConfig
-from adaptrain.errors import ConfigError, DataError
+from adaptrain.errors import ConfigError, DataError, ModelError
 from adaptrain.tasks.encoded import Collator, Encoded, Key
 from adaptrain.tasks.reading import Reader
 from adaptrain.tasks.text import longest_input, token_keys, tokenised
@@ -54,8 +54,11 @@ class Masking:
     words: np.ndarray
 
     @staticmethod
-    def of(tokenizer: Any) -> Masking:
+    def of(tokenizer: Any, count: int) -> Masking:
         """For the ids of a tokenizer.
+
+        Args:
+            count: of the base model's words; what the tokenizer has beyond them is put in no word's place.
 
         Raises:
             ConfigError: it has no mask token.
@@ -68,7 +71,8 @@ class Masking:
         known = np.asarray(sorted(tokenizer.get_vocab().values()))
         special = np.zeros(int(known[-1]) + 1, dtype=bool)
         special[tokenizer.all_special_ids] = True
-        return Masking(int(tokenizer.mask_token_id), special, known[~special[known]])
+        words = known[~special[known]]
+        return Masking(int(tokenizer.mask_token_id), special, words[words < count])
 
     def count(self, ids: np.ndarray) -> int:
         """How many tokens of a text are chosen; 0 where all of them are special."""
@@ -132,13 +136,20 @@ class MaskedReader(Reader):
     masking: Masking
 
     @staticmethod
-    def of(tokenizer: Any, model: nn.Module, data: DataConfig) -> MaskedReader:
+    def of(tokenizer: Any, model: Any, data: DataConfig) -> MaskedReader:
         """For a base model.
 
         Raises:
             ConfigError: there is no mask token, or no room for text.
+            ModelError: the base model does not have the mask token.
         """
-        masking = Masking.of(tokenizer)
+        count = model.get_input_embeddings().num_embeddings
+        if tokenizer.mask_token_id is not None and tokenizer.mask_token_id >= count:
+            raise ModelError(
+                f"The tokenizer's mask token has the id {tokenizer.mask_token_id}, and the base model has {count:,} "
+                "embeddings; use the tokenizer that was saved with the base model"
+            )
+        masking = Masking.of(tokenizer, count)
         keys = {name: Key(value) for name, value in token_keys(tokenizer, model).items()}
         longest = longest_input(tokenizer, model, data.max_length)
         return MaskedReader(tokenizer, MaskingCollator(keys, masking=masking), longest, masking)

@@ -22,9 +22,12 @@ class Reader(ABC):
         max_length: tokens that a row may have.
         cached: whether what `encode` makes is kept on disk for other runs (`tasks.cache`): it must be a function of the
             rows and of the reader's fields. Rows that are computed when asked for are not kept.
+        decoded: names in a batch of the tokens that the decoder of an encoder-decoder reads or writes; where there are
+            none, it reads what the encoder reads.
     """
 
     cached: ClassVar[bool] = True
+    decoded: ClassVar[tuple[str, ...]] = ()
 
     processor: Any
     collate: Collator

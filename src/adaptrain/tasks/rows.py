@@ -17,8 +17,12 @@ from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
 from adaptrain.tasks.columns import settle_columns
 from adaptrain.tasks.features import feature_of, names_of
+from adaptrain.tasks.lists import parse_list
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
+
+LISTS = ("choices", "answers", "tokens", "tags", "heads", "relations")
+"""Roles whose rows have lists, in every task that has them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Rows:
         found: rows of the whole split; fewer are used where `data.max_train` or `data.max_eval` says so.
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
         bad: rows left out, by reason.
+        sizes: role → how large its value is, one a row, where that is not its tokens: pixels, seconds.
     """
 
     split: str
@@ -40,6 +45,7 @@ class Rows:
     found: int
     fingerprint: str
     bad: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -120,7 +126,8 @@ class Split:
         return role in self.task.columns.declared()
 
     def values(self, role: str) -> list[Any]:
-        """The values of a role, as they were read; of several columns the list of theirs.
+        """The values of a role, as they were read; of several columns the list of theirs. A list that is written as
+        text is a list where the role needs one.
 
         Raises:
             DataError: there is no such column.
@@ -128,7 +135,13 @@ class Split:
         given = self.task.columns.declared()[role]
         if not isinstance(given, str):
             return [list(row) for row in zip(*(self._one(column, role) for column in given), strict=True)]
-        return self._one(given, role)
+        values = self._one(given, role)
+        return [parse_list(value) for value in values] if role in self.lists else values
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The roles whose rows have lists."""
+        return (*LISTS, "label") if self.task.type == "multilabel" else LISTS
 
     def feature(self, role: str) -> Any:
         """What `datasets` says of the column of a role; of several the first."""
@@ -220,7 +233,13 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
         len(table),
         _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
         bad=counts,
+        sizes=sizes_of(columns, kept),
     )
+
+
+def sizes_of(columns: Mapping[str, Column], kept: Sequence[int]) -> dict[str, Sequence[float]]:
+    """Role → the sizes of its values in some rows, of roles that have sizes."""
+    return {role: picked(column.sizes, kept) for role, column in columns.items() if column.sizes is not None}
 
 
 def examine(
@@ -244,7 +263,10 @@ def examine(
 
 def selected(rows: Rows, indices: Sequence[int]) -> Rows:
     """Some of the rows, in this order."""
-    return replace(rows, columns={role: picked(values, indices) for role, values in rows.columns.items()})
+    columns, sizes = (
+        {role: picked(values, indices) for role, values in each.items()} for each in (rows.columns, rows.sizes)
+    )
+    return replace(rows, columns=columns, sizes=sizes)
 
 
 def picked(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:

@@ -10,7 +10,7 @@ import datasets
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.config.task import MAPPED, ROLES
 from adaptrain.tasks.columns import Role, settle_columns
-from adaptrain.tasks.labels import infer_labels, words_of
+from adaptrain.tasks.labels import infer_labels, words_in_lists
 from adaptrain.tasks.rows import Split
 from adaptrain.tasks.shapes.choices import choice_names
 from adaptrain.tasks.sources import Source, locate
@@ -69,9 +69,8 @@ def _labels(split: Split, role: str) -> tuple[str, ...]:
     if not isinstance(given, str):
         return given
     values, feature = split.values(role), split.feature(role)
-    if split.task.type == "multilabel" and not isinstance(feature, datasets.List | datasets.LargeList):
-        values = [word for value in values for word in words_of(value)]
-    while isinstance(feature, datasets.List | datasets.LargeList):
-        values = [each for value in values for each in value or ()]
-        feature = feature.feature
+    if role in split.lists:
+        values = words_in_lists(values, split.task.type == "multilabel", given, split.place)
+        while isinstance(feature, datasets.List | datasets.LargeList):
+            feature = feature.feature
     return infer_labels(values, feature, given, split.place)

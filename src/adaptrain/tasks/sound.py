@@ -6,13 +6,13 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow
 
 from adaptrain.config.schema import DataConfig, GenerationConfig
-from adaptrain.errors import ConfigError, DataError, nearest
+from adaptrain.errors import ConfigError, DataError, ModelError, nearest
 from adaptrain.tasks.encoded import Collator, Encoded, Feature, Key, Ragged
 from adaptrain.tasks.masking import UNMASKED
 from adaptrain.tasks.media import Looked, Made, Media, Unreadable, digest
@@ -142,6 +142,8 @@ class SpeechReader(WritingReader):
         options: what else than `generation` Whisper's `generate` is told, so that it begins with p.
     """
 
+    decoded: ClassVar[tuple[str, ...]] = ("decoder_input_ids", "labels")
+
     prefix: tuple[int, ...]
     options: Mapping[str, str]
 
@@ -155,6 +157,13 @@ class SpeechReader(WritingReader):
             DataError: a recording is longer than the model's own processor keeps.
         """
         sounds, extractor = rows.columns["audio"], self.processor.feature_extractor
+        longest = extractor.n_samples / extractor.sampling_rate
+        long = [seconds for seconds in rows.sizes.get("audio", ()) if seconds > longest]
+        if long:
+            raise DataError(
+                f"{rows.place}, split '{rows.split}': {len(long)} of {len(rows)} recordings are longer than the "
+                f"{longest:g} s that this base model hears, the longest has {max(long):.1f} s; cut them into pieces"
+            )
         features: dict[str, Feature] = {"input_features": Made(sounds, heard(extractor))}
         if "target" not in rows.columns:
             return Encoded(features, [len(self.prefix)] * len(rows))
@@ -191,14 +200,33 @@ def speech_reader(processor: Any, model: Any, data: DataConfig, generation: Gene
 
     Raises:
         ConfigError: no language where several are possible, or one that it does not write; no room for a transcript.
+        ModelError: its feature extractor makes spectrograms of another size than it takes.
     """
     config: Any = model.config
     prefix, options = _prefix(processor.tokenizer, model, generation.language)
+    _check_spectrogram(processor.feature_extractor, config)
     positions, pad, dtype = int(config.max_target_positions), int(processor.tokenizer.pad_token_id), model.dtype
     check_room(positions, len(prefix), generation)
     keys = {"input_features": Key(None, dtype), "decoder_input_ids": Key(pad), "labels": Key(UNMASKED)}
     longest = min(data.max_target_length, positions - len(prefix))
     return SpeechReader(processor, Collator(keys, masked=None), longest, generation, prefix, options)
+
+
+def _check_spectrogram(extractor: Any, config: Any) -> None:
+    """Refuse a feature extractor of another model: Whisper takes spectrograms of one size alone, two frames for each of
+    its positions.
+
+    Raises:
+        ModelError: the sizes differ.
+    """
+    given = extractor.feature_size, extractor.n_samples // extractor.hop_length
+    wanted = config.num_mel_bins, 2 * config.max_source_positions
+    if given != wanted:
+        raise ModelError(
+            f"The feature extractor makes spectrograms of {given[0]} mel bins and {given[1]} frames, and this base "
+            f"model takes {wanted[0]} and {wanted[1]}; put the preprocessor_config.json that belongs to the model "
+            "beside it"
+        )
 
 
 def _prefix(tokenizer: Any, model: Any, language: str | None) -> tuple[tuple[int, ...], dict[str, str]]:

@@ -14,6 +14,7 @@ from torch import nn
 from adaptrain.config.schema import DataConfig
 from adaptrain.errors import ConfigError
 from adaptrain.tasks.encoded import Collator, Encoded, Feature, Ragged, text_keys
+from adaptrain.tasks.positions import Half, positions_of
 from adaptrain.tasks.reading import Reader
 
 if TYPE_CHECKING:
@@ -82,13 +83,17 @@ def tokenised(tokenizer: Any, texts: Sequence[Sequence[str]], keys: Sequence[str
     return Encoded(features, lengths, sum(bool(encoding.overflowing) for encoding in made.encodings))
 
 
-def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = False) -> int:
+def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = False, half: Half | None = None) -> int:
     """Tokens that a row may have: what is asked for, as far as tokenizer and model can go.
+
+    Args:
+        pair: whether a row has two texts.
+        half: of an encoder-decoder the one that reads the row; None where both do.
 
     Raises:
         ConfigError: not even the special tokens would fit.
     """
-    limits = [wanted, tokenizer.model_max_length, positions_of(model) or wanted]
+    limits = [wanted, tokenizer.model_max_length, positions_of(model, half) or wanted]
     longest = int(min(limits))
     added = tokenizer.num_special_tokens_to_add(pair)
     if longest <= added + pair:
@@ -97,23 +102,6 @@ def longest_input(tokenizer: Any, model: nn.Module, wanted: int, pair: bool = Fa
             f"{'pair' if pair else 'text'}"
         )
     return longest
-
-
-def positions_of(model: nn.Module) -> int | None:
-    """Tokens that a model can tell apart by their place; None where there is no bound, or the config names none."""
-    config: Any = model.config
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    return positions - _positions_before_the_first(model)
-
-
-def _positions_before_the_first(model: nn.Module) -> int:
-    """RoBERTa and its kin count positions from the padding index + 1; the rows before are never a token's."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0
 
 
 def _accepts(model: nn.Module, argument: str) -> bool:

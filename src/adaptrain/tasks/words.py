@@ -10,9 +10,10 @@ import numpy as np
 
 from adaptrain.errors import DataError
 from adaptrain.tasks.bad_rows import Bad, Column, Where
+from adaptrain.tasks.lists import WRITE
 
 NO_TOKENS, TOKEN, EMPTY_TOKEN = "no tokens", "token that is no text", "empty token"
-UNEQUAL = "not one for each token"
+UNEQUAL, NO_LIST = "not one for each token", "text in the place of a list"
 
 _CHUNK = 1000
 """Sentences that the tokenizer is given at once."""
@@ -131,7 +132,11 @@ def check_tokens(values: Sequence[Any], column: str, where: Where) -> Column:
     """A column of lists of words: there is one, and each is text and not blank."""
     bad = []
     for row, tokens in enumerate(values, start=1):
-        if not isinstance(tokens, list | tuple) or not tokens:
+        if tokens and not isinstance(tokens, list | tuple):
+            what = f"{tokens!r:.60}, which is not a list but {type(tokens).__name__}"
+            bad.append(Bad(row, NO_LIST, f"{where(row)}: the tokens in column '{column}' are {what}. {WRITE}"))
+            continue
+        if not tokens:
             bad.append(Bad(row, NO_TOKENS, f"{where(row)}: there are no tokens in column '{column}'. Correct the row"))
             continue
         wrong = next((place for place, token in enumerate(tokens) if not _is_word(token)), None)
@@ -179,7 +184,10 @@ def check_each_token(
         made = [converted(each) for each in given]
         wrong = next((place for place, each in enumerate(made) if isinstance(each, DataError)), None)
         found.append(None)
-        if len(given) != due:
+        if value and given is not value:
+            told = f"the {what} in column '{column}' are {value!r:.60}, which is not a list but {type(value).__name__}"
+            bad.append(Bad(row, NO_LIST, f"{where(row)}: {told}. {WRITE}"))
+        elif len(given) != due:
             told = f"there are {due} tokens in column '{words}' and {len(given)} {what} in column '{column}'"
             bad.append(Bad(row, UNEQUAL, f"{where(row)}: {told}. Give one for each token"))
         elif wrong is not None:

@@ -104,7 +104,7 @@ def prepare_branches(config: RunConfig) -> PreparedBranches:
     for name, branch in own.items():
         task = branch.task
         reader = SHAPES[task.type].reader(processor, model.base_model, task, branch.data)
-        splits = encode(reader, rows[name], cache)
+        splits = encode(reader, rows[name], model, cache)
         reported = "test" if "test" in splits else "validation"
         metrics = (task.metric, *task.extra_metrics)
         runs[name] = Prepared(

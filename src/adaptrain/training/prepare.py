@@ -17,6 +17,7 @@ from adaptrain.sites.below import Below
 from adaptrain.tasks.bad_rows import in_words
 from adaptrain.tasks.cache import TokenCache, usual_cache
 from adaptrain.tasks.reading import Read, Reader
+from adaptrain.tasks.room import read_rows, unread_words
 from adaptrain.tasks.rows import Rows, load_evaluation_rows, load_training_rows
 from adaptrain.tasks.shapes import SHAPES, Shape
 from adaptrain.tasks.sources import locate, usual
@@ -182,7 +183,7 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
 
     reader = shape.reader(processor, model.base_model, task, config.data)
     cache = usual_cache()
-    splits = encode(reader, rows, cache)
+    splits = encode(reader, rows, model, cache)
     reported = "test" if "test" in splits else "validation"
     metrics = (task.metric, *task.extra_metrics)
     baseline = trivial_baseline(task, reader, splits["train"], splits[reported], metrics)
@@ -192,6 +193,7 @@ def prepare(config: RunConfig, method: MethodConfig, said: Sequence[str] = ()) -
         *cache.notes,
     )
     notes = notes if head_note is None else (head_note, *notes)
+    notes += () if (unread := unread_words(reader, model)) is None else (unread,)
     notes += source_notes(sources, base.fingerprint)
     below = None
     if config.trainer.cache_frozen:
@@ -220,9 +222,13 @@ def load_splits(config: RunConfig) -> dict[str, Rows]:
     return rows
 
 
-def encode(reader: Reader, rows: Mapping[str, Rows], cache: TokenCache) -> dict[str, Read]:
-    """The same as numbers, by role."""
-    return {role: Read(each, cache.encode(reader, each, training=role == "train")) for role, each in rows.items()}
+def encode(reader: Reader, rows: Mapping[str, Rows], model: Any, cache: TokenCache) -> dict[str, Read]:
+    """The same as numbers that the model has room for, by role.
+
+    Raises:
+        DataError: a row that cannot be read, or that is too large for a table of the model's.
+    """
+    return {role: read_rows(reader, each, model, cache, training=role == "train") for role, each in rows.items()}
 
 
 def carved_words(rows: Rows, carve: CarveConfig | None) -> str | None:

@@ -71,16 +71,18 @@ class QuestionAnswering(Shape):
         return [list(answers["text"]) for answers in read.rows.columns["answers"]]
 
     def written(self, said: Answered) -> Iterator[dict[str, Any]]:
-        """`prediction` is empty where the metrics take it for a refusal."""
+        """As `said`, beside the right answers."""
         for right, answer in zip(self.references(said.task, said.read), self.said(said), strict=True):
             yield {"label": right, **answer}
 
     def said(self, answered: Answered) -> Iterator[dict[str, Any]]:
-        """`prediction` is empty where the metrics take it for a refusal."""
+        """`prediction` is empty where the metrics take it for a refusal, which `no_answer` above 1 is; where they know
+        none, every question has an answer and `no_answer` is left out."""
         refuses = may_refuse(answered.task)
         for answer in self.predictions(answered):
             refused = refuses and answer["no_answer"] > 1
-            yield {"prediction": "" if refused else answer["text"], "no_answer": answer["no_answer"]}
+            more = {"no_answer": answer["no_answer"]} if refuses else {}
+            yield {"prediction": "" if refused else answer["text"]} | more
 
     def calibrate(self, said: Answered) -> dict[str, float]:
         """The threshold of null − span with the best F1, where there are unanswerable questions."""

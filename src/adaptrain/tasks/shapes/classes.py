@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,20 @@ from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import Column, check_each, label_reason
-from adaptrain.tasks.labels import TRUTHS, words_of
+from adaptrain.tasks.labels import TRUTHS, names_of_number, reads_as_number, words_of
+from adaptrain.tasks.lists import WRITE, is_bracketed
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, register_shape
 from adaptrain.tasks.text import text_reader
 
 if TYPE_CHECKING:
     from adaptrain.tasks.rows import Split
+
+_DIGITS = re.compile("0|[1-9][0-9]{0,8}", re.ASCII)
+"""An index that is written as text."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""Labels of a regression are float32 in a batch."""
 
 
 class Labelled(Shape):
@@ -155,7 +162,7 @@ class MultiLabel(Labelled):
             return check_each(split.values("label"), _truths(split), split.where, label_reason)
         if len(task.labels) == 2 and class_names(split.feature("label")) is None:
             pairs = [value for value in split.values("label") if value]
-            if pairs and all(isinstance(value, list) and value in ([0, 1], [1, 0]) for value in pairs):
+            if pairs and all(_is_zero_and_one(value) for value in pairs):
                 raise DataError(
                     f"{split.place}: every list in column '{task.columns.label}' is 0 and 1. As indices, which they "
                     "are read as, every row has both labels; if they say of each label whether it is there, write "
@@ -167,7 +174,13 @@ class MultiLabel(Labelled):
         """A list of names or indices, the names in a text with commas or | between them, or a list of true and false,
         one for each label. A list of 0 and 1 is one of indices."""
         if isinstance(value, str):
-            value = words_of(value)
+            words = [value] if value in task.labels else words_of(value)
+            if is_bracketed(value) and not set(words) <= set(task.labels):
+                raise DataError(
+                    f"{place}: the labels in column '{task.columns.label}' are the text {value!r:.60}, which looks "
+                    f"like a list and cannot be read as one. {WRITE}"
+                )
+            value = words
         if value is None or not isinstance(value, list | tuple):
             raise DataError(
                 f"{place}: the labels in column '{task.columns.label}' are {value!r:.60}; task {task.name} has several "
@@ -229,10 +242,10 @@ class Regression(Labelled):
         return 1
 
     def label(self, value: Any, names: Sequence[str] | None, task: TaskConfig, place: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             raise DataError(
-                f"{place}: the label in column '{task.columns.label}' is {value!r}; task {task.name} is a regression, "
-                "so a finite number is due"
+                f"{place}: the label in column '{task.columns.label}' is {value!r:.60}; task {task.name} is a "
+                "regression, which needs a finite number of at most 3.4e38 for each row. Correct the row, or task.type"
             )
         return float(value)
 
@@ -275,20 +288,28 @@ def class_index(value: Any, names: Sequence[str] | None, task: TaskConfig, place
         DataError: it is not in the map.
     """
     known = {name: index for index, name in enumerate(task.labels)}
-    # A map whose names are numbers ("1" to "5" for stars) can only be meant by name: as indices the same column would
-    # silently shift by one.
-    numeric = all(_integer(name) is not None for name in task.labels)
-    if names is not None and set(names) == set(known) and not numeric and _is_index(value, len(names)):
-        value = names[value]
-    if isinstance(value, bool) and tuple(name.casefold() for name in task.labels) == TRUTHS:
-        return int(value)
-    name = str(int(value)) if numeric and _integer(value) is not None else value
-    index = known.get(name) if isinstance(name, str) else None
-    if index is None and not numeric and not isinstance(value, bool):
-        number = _integer(value)
-        index = number if number is not None and 0 <= number < len(known) else None
+    # In a map with names that are numbers ("1" to "5" for stars) a number can only be meant by name: as an index the
+    # same column would silently shift by one.
+    numeric = any(map(reads_as_number, task.labels))
+    if names is not None and _is_index(value, len(names)):  # the index of a class, whatever the classes are called
+        shared = set(names) & set(known)
+        if len(shared) == len(set(names) | set(known)) or (numeric and shared):
+            value = names[value]
+        elif value < len(known):
+            return value
+    index = None
+    if isinstance(value, str):
+        index = known.get(value)
+        if index is None and not numeric and _DIGITS.fullmatch(value):
+            index = int(value) if int(value) < len(known) else None
+    elif isinstance(value, bool):
+        index = int(value) if tuple(name.casefold() for name in task.labels) == TRUTHS else None
+    elif isinstance(value, int | float):
+        index = next((known[name] for name in names_of_number(value) if name in known), None)
+        if index is None and not numeric and value in range(len(known)):
+            index = int(value)
     if index is None:
-        raise DataError(_outside(value, place, task, role))
+        raise DataError(_outside(value, place, task, role, numeric))
     return index
 
 
@@ -313,26 +334,23 @@ def _truths(split: Split) -> Any:
     return convert
 
 
-def _integer(value: Any) -> int | None:
-    """The whole number that a value is, also as text or with a fraction of zero, as tables store it."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if math.isfinite(number) and number == int(number) else None
+def _is_zero_and_one(value: Any) -> bool:
+    return isinstance(value, list) and value in ([0, 1], [1, 0]) and not any(isinstance(each, bool) for each in value)
 
 
 def _is_index(value: Any, count: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
 
 
-def _outside(value: Any, place: str, task: TaskConfig, role: str) -> str:
+def _outside(value: Any, place: str, task: TaskConfig, role: str, numeric: bool) -> str:
     named = ", ".join(f"{index} = {name}" for index, name in enumerate(task.labels))
     hint = nearest(value, task.labels) if isinstance(value, str) else ""
-    unlabelled = " (on the hub -1 marks a split without labels: choose another in task.splits)" if value == -1 else ""
+    remark = " (on the hub -1 marks a split without labels: choose another in task.splits)" if value == -1 else ""
+    if numeric and not remark and isinstance(value, int | float):
+        remark = " (names in the map are numbers, so a number in a row means a name, not an index)"
     column = task.columns.declared().get(role)
     return (
         f"{place}: the label {value!r} in column '{column}' is not in the label map of task "
-        f"{task.name}{hint or '.'} Labels are {named or listed(())}{unlabelled}. "
+        f"{task.name}{hint or '.'} Labels are {named or listed(())}{remark}. "
         "Correct the row, or task.labels"
     )
