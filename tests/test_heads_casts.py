@@ -43,7 +43,7 @@ def test_a_model_that_is_cast_predicts_what_it_did(kind, cast):
     output.loss.backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 @heads
 def test_a_head_keeps_its_own_dtype_on_a_base_of_another(kind, dtype):
     model, inputs = headed(kind)
@@ -55,24 +55,22 @@ def test_a_head_keeps_its_own_dtype_on_a_base_of_another(kind, dtype):
     output.loss.backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @heads
-def test_autocast_leaves_heads_in_their_own_dtype(kind, dtype):
+def test_autocast_leaves_heads_in_their_own_dtype(kind):
     model, inputs = headed(kind)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast("cpu", dtype=torch.float16):
         output = model(**inputs)
     logits = output.logits[0] if isinstance(output.logits, tuple) else output.logits
     assert logits.dtype == output.loss.dtype == torch.float32
     assert bool(output.loss.isfinite())
 
 
-@pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
 @pytest.mark.parametrize("method", UNITS)
-def test_every_method_runs_on_a_model_that_is_cast(method, cast):
-    model, inputs = adapted("llama", METHODS[method]), batch("llama")
+def test_every_method_runs_on_a_model_that_is_cast(method):
+    model, inputs = adapted("llama", METHODS[method]).half(), batch("llama")
     with torch.no_grad():
-        found = said(getattr(model, cast)()(**inputs))
-    assert found.dtype == DTYPES[cast]
+        found = said(model(**inputs))
+    assert found.dtype == torch.float16
     assert bool(found.isfinite().all())
 
 

@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 
 import adaptrain
-from adaptrain import AutoAdapterModel
-from adaptrain.composition import Split, Stack
+from adaptrain import AdapterSetup, AutoAdapterModel
+from adaptrain.composition import Fuse, Split, Stack
 from adaptrain.errors import AdapterNameError, CompositionError, ModelError, UnsupportedError
 from adaptrain.methods import LoRAConfig, SeqBnConfig
 from matrix import ARCHITECTURES, METHODS, adapted, add, bare, base, batch, gap, randomise, run
@@ -90,6 +90,29 @@ def test_active_adapters_is_a_property_too():
     assert model.active_adapters == "b"
     model.active_adapters = None
     assert model.active_adapters is None
+
+
+def test_a_list_is_taken_wherever_a_composition_is():
+    """As in the reference library: a stack; a list in it is a fusion."""
+    model = adapted("bert", METHODS["seq_bn"])
+    add(model, "b", METHODS["seq_bn"])
+    model.train_adapter(["a"])
+    assert model.active_adapters == "a"
+    assert {name.split(".")[1] for name, _ in model.trainable_parameters()} == {"<a>"}
+    model.set_active_adapters(["a", "b"])
+    assert model.active_adapters == Stack("a", "b")
+    model.active_adapters = ["b"]
+    assert model.active_adapters == "b"
+    stacked, inputs = run(model.eval(), batch("bert")), batch("bert")
+    model.active_adapters = None
+    with AdapterSetup(["b"]):
+        assert gap(run(model, inputs), stacked) == 0
+    model.add_adapter_fusion(["a", "b"])
+    for composition in (["a", "b"], [["a", "b"]]):
+        model.train_adapter_fusion(composition)
+        assert model.active_adapters == Fuse("a", "b")
+    with pytest.raises(CompositionError, match="empty"):
+        model.train_adapter([])
 
 
 def test_a_setup_refuses_what_activation_refuses():

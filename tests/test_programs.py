@@ -134,6 +134,15 @@ def test_a_copy_looks_alike(way):
     assert twin.heads["<a>"].live() is twin.sites
 
 
+def test_a_class_that_another_program_gives_is_left_alone():
+    """FSDP puts one of its own over the model's."""
+    model, _ = headed("classification")
+    theirs = type("FSDPModel", (type(model),), {})
+    model.__class__ = theirs
+    model.active_head = None
+    assert type(model) is theirs
+
+
 # ---- the config
 
 
@@ -192,6 +201,8 @@ def test_labels_follow_a_setup_in_its_own_thread():
         thread.join()
         assert model.config.num_labels == 4
     assert seen == {"other": 3} and model.config.num_labels == 3
+    with AdapterSetup("x", head_setup="x"):  # of another model
+        assert model.config is model.base_model.config
     model.set_active_adapters("parallel(a, b)")
     assert model.config is model.base_model.config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import transformers as hf
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from adaptrain.programs import REFUSED
 from every_head import NAMES, headed
-from matrix import METHODS, adapted, add, randomise
+from matrix import METHODS, adapted, add, base, randomise
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sees", "the", "dog"]
 
@@ -111,3 +113,22 @@ def test_a_pipeline_follows_the_active_head(complaints):
     assert {each["label"] for each in classify(TEXT, top_k=None)} == {"no", "yes"}
     model.set_active_adapters("a")
     assert {each["label"] for each in classify(TEXT, top_k=None)} == set(NAMES.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.*deprecated:FutureWarning", "ignore:'pin_memory':UserWarning")
+def test_the_pages_example_runs(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/programs.md").read_text(encoding="utf-8")
+    base("bert").save_pretrained(tmp_path / "base")
+    rows = [{"input_ids": torch.tensor([5, 6, 7]), "labels": torch.tensor(number % 3)} for number in range(4)]
+    places = {"folder": tmp_path / "base", "output": str(tmp_path / "run"), "adapter_folder": tmp_path / "mood"}
+    names: dict[str, Any] = places | {"train_rows": rows, "test_rows": rows, "tokenizer": tokenizer()}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    assert names["classify"]("the cat")[0]["label"] in ("bad", "fair", "good")
+    other = adapted("bert")
+    assert other.load_adapter(tmp_path / "mood", set_active=True) == "mood"
+    assert other.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+
+
+def test_the_page_names_all_that_is_refused():
+    page = (Path(__file__).parents[1] / "docs/programs.md").read_text(encoding="utf-8")
+    assert [name for name in REFUSED if f"`{name}`" not in page] == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import adaptrain
 from adaptrain.errors import UnsupportedError
@@ -84,6 +86,24 @@ def test_a_base_that_recomputes_before_it_gets_adapters(options):
         found = gradients(model, batch("bert"))
         stored = stored or found
     assert max(gap(found[name], stored[name]) for name in stored) < 1e-6
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("method", ["lora", "prefix_tuning"])
+def test_a_checkpoint_around_a_layer_that_knows_no_forward_is_refused(method, reentrant, monkeypatch):
+    model, inputs = adapted("bert", METHODS[method]), batch("bert")
+    model.train_adapter("a")
+    model.enable_input_require_grads()  # what reentrant checkpoints need in order to lose gradients without a word
+    layer = model.base_model.encoder.layer[1]
+    forward = layer.forward
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=reentrant)
+
+    monkeypatch.setattr(layer, "forward", recomputed)
+    output = said(model(**inputs))
+    with pytest.raises(UnsupportedError, match="run again in a backward pass.*gradient_checkpointing_enable"):
+        output.pow(2).mean().backward()
 
 
 def test_the_recompute_adds_nothing_to_what_was_told():
@@ -179,15 +199,19 @@ def test_accumulated_gradients_are_those_of_one_batch(kind, tmp_path):
     assert max(gap(found[0][name], found[1][name]) for name in found[0]) < 1e-4
 
 
-def test_several_heads_at_once(tmp_path):
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}], ids=["float32", "bf16"])
+def test_several_heads_at_once(precision, tmp_path):
     model, _ = headed("classification")
     add(model, "b", METHODS["ia3"])
     model.add_classification_head("b", num_labels=3)
     randomise(model.heads, 0.3, seed=1)
     model.train_adapter("parallel(a, b)")
     before = model.trainable_state()
-    hf.Trainer(model, arguments(tmp_path), train_dataset=rows("classification")).train()
+    data = rows("classification")
+    trainer = hf.Trainer(model, arguments(tmp_path, **precision), train_dataset=data, eval_dataset=data)
+    trainer.train()
     assert all(not torch.equal(value, before[name]) for name, value in model.trainable_state().items())
+    assert trainer.evaluate()["eval_loss"] > 0
 
 
 @pytest.mark.parametrize("kind", ["classification", "next", "writing", "own"])

@@ -188,7 +188,7 @@ class WithFusions(nn.Module):
 
 def _fuse(given: Any, whole: bool = False) -> Any:
     """What is to be fused, as a Fuse block; with `whole` the composition that it stands in."""
-    if isinstance(given, list | tuple):
+    if isinstance(given, list | tuple) and not any(isinstance(each, list | tuple) for each in given):
         given = Fuse(*given)
     tree = parse(given if not isinstance(given, str) or "(" in given else Fuse(*given.split(",")))
     found = [block for block in blocks(tree) if isinstance(block, Fuse)]

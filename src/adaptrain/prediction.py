@@ -43,7 +43,12 @@ class MultiHeadOutput(ModelOutput):
     rows: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        """Not the inherited one, which looks for tensors in what may be no tensor."""
+        """Not the inherited one, which looks for tensors in what may be no tensor. What takes outputs apart and puts
+        them together again, as accelerate does, gives all fields as one mapping."""
+        if isinstance(self.loss, Mapping):
+            values, self.loss = dict(self.loss), None
+            for key, value in values.items():
+                setattr(self, key, value)
 
     @property
     def logits(self) -> tuple[Tensor, ...]:
@@ -51,9 +56,20 @@ class MultiHeadOutput(ModelOutput):
         return tuple(output.logits for output in self.head_outputs)
 
     def __contains__(self, key: object) -> bool:
-        return key in ("head_outputs", "heads", "rows", "logits", *self.heads) or (
-            key == "loss" and self.loss is not None
-        )
+        return key in (*self.keys(), "logits", *self.heads)
+
+    def keys(self) -> Any:
+        """Names of the fields."""
+        return dict(self.items()).keys()
+
+    def values(self) -> Any:
+        """The fields."""
+        return dict(self.items()).values()
+
+    def items(self) -> Any:
+        """Name and value of each field; of the loss where there is one."""
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return (loss | {"head_outputs": self.head_outputs, "heads": self.heads, "rows": self.rows}).items()
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int):

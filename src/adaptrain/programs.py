@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from adaptrain.architectures import Architecture
 from adaptrain.composition import Fuse, blocks, names
-from adaptrain.errors import UnsupportedError, listed
+from adaptrain.errors import AdapterNameError, UnsupportedError, listed
 from adaptrain.face import face, is_face, labelled
 from adaptrain.heads import Head
 from adaptrain.prediction import WithHeads
@@ -129,7 +129,10 @@ class InPrograms(WithHeads):
         `id2label`, `label2id`, `num_labels` and `problem_type`; all else is read from the base model's and written to
         it."""
         config = self.base_model.config
-        _, name = self.in_force()
+        try:
+            _, name = self.in_force()
+        except AdapterNameError:  # a setup for another model; a forward would say so
+            return config
         head = self._known(name) if isinstance(name, str) else None
         return config if head is None or not head.num_labels else labelled(config, head)
 

@@ -17,6 +17,7 @@ from adaptrain.evaluator import evaluate
 from adaptrain.methods import Unit
 from adaptrain.methods.base import Offer
 from adaptrain.points import Point
+from adaptrain.sites.recompute import refuse_unknown
 from adaptrain.state import State
 
 S = TypeVar("S", bound=State)
@@ -54,8 +55,14 @@ class Site:
         raise NotImplementedError
 
     def in_force(self) -> tuple[Forward, Composition] | None:
-        """The forward and what it runs here; None where nothing is to be done."""
+        """The forward and what it runs here; None where nothing is to be done.
+
+        Raises:
+            UnsupportedError: a layer is run again in a backward pass, and what it repeats is not known.
+        """
         forward = current_forward()
+        if forward is None:
+            refuse_unknown()
         tree = None if forward is None else forward.plan.get(self)
         return None if forward is None or tree is None else (forward, tree)
 

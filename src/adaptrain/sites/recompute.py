@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adaptrain.context import Forward, current_forward
+from adaptrain.errors import UnsupportedError
 
 _FUNCTION = "_gradient_checkpointing_func"
 
@@ -66,3 +68,18 @@ def adopt(modules: Iterable[nn.Module]) -> None:
         function: Any = getattr(module, _FUNCTION, None) if module.gradient_checkpointing else None
         if function is not None and not isinstance(function, Recompute):
             setattr(module, _FUNCTION, Recompute(function))
+
+
+def refuse_unknown() -> None:
+    """Refuse a layer that runs in a backward pass outside of any forward: a checkpoint of the caller's own, which would
+    run it without adapters, so that their gradients were lost.
+
+    Raises:
+        UnsupportedError: says what to call instead.
+    """
+    if torch._C._current_graph_task_id() >= 0:
+        raise UnsupportedError(
+            "A layer with adapters is run again in a backward pass by a checkpoint that does not know the composition "
+            "of its forward (torch.utils.checkpoint, FSDP's or DeepSpeed's); take it off, and call "
+            "gradient_checkpointing_enable() on the adapted model"
+        )
