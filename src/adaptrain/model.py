@@ -259,8 +259,7 @@ class AdaptedModel(InPrograms, WithFusions, WithAverages, WithWeights, WithEmbed
         tree, skipped = parse(composition), self.sites.layers(skip_layers)
         self.sites.accept(tree)
         self.sites.unmerge()
-        self.sites.active, self.sites.skipped = tree, skipped
-        self.sites.forget()
+        self.sites.activate(tree, skipped)
         self._active_head = self._heads_for(tree)
 
     def train_adapter(self, composition: Any, train_embeddings: bool = False) -> None:

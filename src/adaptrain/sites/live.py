@@ -185,6 +185,13 @@ class Sites:
         refuse(tree, self.by_name.values(), self.methods, self.fusions, str(self.model.config.model_type))
         check_fusions(tree, list(self.fusions))
 
+    def activate(self, tree: Composition | None, skipped: frozenset[int]) -> None:
+        """Say which composition is in force, outside of which layers. Its plan is made here, not in the first forward,
+        whose compiled graph would serve no other."""
+        self.active, self.skipped = tree, skipped
+        self.plan(tree, skipped)
+        self.forget()
+
     def _without_words(self, tree: Composition | None) -> None:
         """Refuse adapters of the model's own words where others are in force."""
         for site in self.by_name.values():
