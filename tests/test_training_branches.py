@@ -14,7 +14,8 @@ import torch
 from transformers import BertConfig
 
 from adaptrain import AutoAdapterModel
-from adaptrain.composition import BatchSplit, Block, Fuse, MultiTask, Parallel, Stack, put
+from adaptrain.branches import put
+from adaptrain.composition import BatchSplit, Block, Fuse, MultiTask, Parallel, Stack
 from adaptrain.config.schema import TaskConfig, TrainerConfig
 from adaptrain.errors import AdaptrainError, ConfigError, OutOfMemoryError
 from adaptrain.evaluation.metrics import get_metric

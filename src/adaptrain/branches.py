@@ -67,3 +67,12 @@ def expanded(tree: Composition | None, times: int) -> Composition | None:
     if isinstance(copy, BatchSplit):
         return BatchSplit(*copy.children, sizes=[None if size is None else size * times for size in copy.sizes])
     return copy
+
+
+def put(new: Composition, block: Block, tree: Composition) -> Composition:
+    """A composition with something else in the place of one of its blocks, the very object."""
+    if tree is block:
+        return new
+    if isinstance(tree, str):
+        return tree
+    return with_children(tree, [put(new, block, child) for child in tree.children])

@@ -145,8 +145,7 @@ class Split(_Sized):
     """Children on consecutive positions; `sizes` positions each, None for the rest."""
 
     def windows(self, before: int, positions: int) -> list[tuple[int, int]]:
-        """For each child, of a sequence that goes on: how many of its positions came before these, and how many of
-        these it gets. The last child takes what follows."""
+        """For each child: how many of its positions came before these, and how many of these it gets."""
         found, start, stop = [], 0, before + positions
         for size in self.sizes:
             end = stop if size is None else min(start + size, stop)
@@ -210,15 +209,6 @@ def with_children(tree: Block, children: Sequence[Composition]) -> Block:
     for key, value in (tree.options() | {"children": tuple(children)}).items():
         object.__setattr__(copy, key, value)
     return copy
-
-
-def put(new: Composition, block: Block, tree: Composition) -> Composition:
-    """A composition with something else in the place of one of its blocks, the very object."""
-    if tree is block:
-        return new
-    if isinstance(tree, str):
-        return tree
-    return with_children(tree, [put(new, block, child) for child in tree.children])
 
 
 def names(tree: Composition | None) -> tuple[str, ...]:

@@ -70,6 +70,15 @@ def embeds_keys(architecture: Architecture, decoder_alone: bool) -> dict[str, st
     return {"encoder": "inputs_embeds", "decoder": "decoder_inputs_embeds"}
 
 
+def embedded(forward: Forward, keys: Mapping[str, str], named: dict[str, Any]) -> dict[str, Any]:
+    """What the model is given, with embeddings changed that come in the place of words, past the lookup."""
+    for site in forward.plan:
+        key = keys.get(site.point.stack, "") if isinstance(site, EmbeddingSite) and site.words else ""
+        if named.get(key) is not None:
+            named = named | {key: site.embedded(named[key])}
+    return named
+
+
 def check_words(plan: Mapping[Site, Composition], keys: Mapping[str, str], named: Mapping[str, Any]) -> None:
     """Refuse embeddings in the place of words whose lookup is adapted: which words they are is not known.
 

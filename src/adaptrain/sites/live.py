@@ -35,6 +35,7 @@ from adaptrain.sites.find import find
 from adaptrain.sites.given import (
     check_words,
     decoded_positions,
+    embedded,
     embeds_keys,
     positions_before,
     routed,
@@ -306,12 +307,13 @@ class Sites:
 
     def _visible(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """Stack → which of its positions are tokens."""
-        visible = {stack: visible_positions(mask) for stack, mask in self._masks(entrance, named).items()}
-        decoder = self.architecture.stacks[-1]
-        if decoder.causal:
-            mask = self._masks(entrance, named)[decoder.name]
-            visible[decoder.name] = decoded_positions(mask, rows_of(named))
-        return visible
+        last = self.architecture.stacks[-1]
+        return {
+            stack: decoded_positions(mask, rows_of(named))
+            if last.causal and stack == last.name
+            else visible_positions(mask)
+            for stack, mask in self._masks(entrance, named).items()
+        }
 
     def _tokens(self, entrance: nn.Module, named: Mapping[str, Any]) -> dict[str, Tokens]:
         visible = self._visible(entrance, named)
@@ -360,7 +362,7 @@ class Sites:
             check_positions(tree, text.shape[1])
         enter(forward)
         try:
-            widened = self._widen(forward, module, self._embedded(forward, keys, named))
+            widened = self._widen(forward, module, embedded(forward, keys, named))
             return None if widened is given else ((), widened)
         except BaseException:
             leave(forward)
@@ -373,14 +375,6 @@ class Sites:
         forward = current_forward()
         if forward is not None and forward.owner is self:
             forward.tokens[stack] = Tokens(visible_positions(arguments.named(args, kwargs).get("attention_mask")))
-
-    def _embedded(self, forward: Forward, keys: Mapping[str, str], named: dict[str, Any]) -> dict[str, Any]:
-        """What the model is given, with embeddings changed that come in the place of words, past the lookup."""
-        for site in forward.plan:
-            key = keys.get(site.point.stack, "") if isinstance(site, EmbeddingSite) and site.words else ""
-            if named.get(key) is not None:
-                named = named | {key: site.embedded(named[key])}
-        return named
 
     def _widen(self, forward: Forward, module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
         """What the model is given, with room for a prompt."""

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from adaptrain.composition import BatchSplit, Block, Composition, Fuse, blocks, names, parse, put
+from adaptrain.branches import put
+from adaptrain.composition import BatchSplit, Block, Composition, Fuse, blocks, names, parse
 from adaptrain.config.composition import branch_block, branch_names, members_of
 from adaptrain.config.schema import MemberConfig, RunConfig
 from adaptrain.errors import CompositionError, ConfigError, UnsupportedError, listed

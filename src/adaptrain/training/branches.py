@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptrain.composition import BatchSplit, Block, Composition, put
+from adaptrain.branches import put
+from adaptrain.composition import BatchSplit, Block, Composition
 from adaptrain.config.schema import TrainerConfig
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import AdaptrainError, listed

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptrain.composition import BatchSplit, Block, Composition, MultiTask, put
+from adaptrain.branches import put
+from adaptrain.composition import BatchSplit, Block, Composition, MultiTask
 from adaptrain.context import AdapterSetup
 from adaptrain.errors import ConfigError, listed
 from adaptrain.evaluation.metrics import Metric, get_metric
