@@ -40,6 +40,7 @@ from adaptrain.config.documents import (
 )
 from adaptrain.config.library import GROUPS, Library, is_path, library
 from adaptrain.config.members import settle, settled
+from adaptrain.config.remote_code import refuse_permission_of_file
 from adaptrain.config.report import Report, origin_of
 from adaptrain.config.schema import RunConfig
 from adaptrain.errors import ConfigError, listed
@@ -101,6 +102,7 @@ def compose(overrides: Sequence[str]) -> Run:
         merge(tree, document.tree)
     for change in arguments.changes:
         apply_change(tree, settled(change, books, report), dropped, report)
+    refuse_permission_of_file(tree, report)
     _resolve(tree, report)
     settle(tree, books, report)
     _refuse_set_by_choice(tree, documents, choices, books, report)
