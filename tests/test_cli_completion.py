@@ -68,6 +68,8 @@ TRAINER = [field.name for field in dataclasses.fields(TrainerConfig)]
         ("adaptrain table --f", ["--format"]),
         ("adaptrain table --format l", ["latex"]),
         ("adaptrain eject-prefix x o", ["out="]),
+        ("adaptrain eject-prefix x model.n", ["model.name="]),
+        ("adaptrain eval x task", ["task.path="]),
         ("adaptrain average a b --n", ["--name", "--no-normalize"]),
         ("adaptrain average a b --strategy lora_d", ["lora_delta_w_svd"]),
         ("adaptrain average out", []),
@@ -84,6 +86,14 @@ def test_own_recipes_are_offered(elsewhere):
     (elsewhere / "recipes").mkdir()
     (elsewhere / "recipes" / "mine.yaml").write_text("seed: 1\n")
     assert candidates("adaptrain train recipe=mi") == ["recipe=mine"]
+
+
+def test_what_a_shell_would_run_is_not_offered(elsewhere, capsys):
+    (elsewhere / "recipes").mkdir()
+    for name in ("mine", "mine$(touch mark)", "mine`touch mark`", "mine;touch mark", "mine|sh"):
+        (elsewhere / "recipes" / f"{name}.yaml").write_text("seed: 1\n")
+    assert main(["_complete", "adaptrain train recipe=mi"]) == 0
+    assert capsys.readouterr().out == "recipe=mine\n"
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)

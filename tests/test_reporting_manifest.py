@@ -31,6 +31,30 @@ def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch
     assert git_state() is None
 
 
+def test_programs_that_a_repository_names_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config comes with it: a monitor of the file system, filters."""
+    program, mark = tmp_path / "program", tmp_path / "mark"
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\ncat\n")
+    program.chmod(0o755)
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    git(folder, "init")
+    (folder / "file").write_text("a")
+    git(folder, "add", "file")
+    git(folder, "commit", "-m", "a")
+    (folder / ".gitattributes").write_text("* filter=x=y\n")
+    for key in ("core.fsmonitor", "filter.x=y.clean", "filter.x=y.smudge", "filter.x=y.process"):
+        git(folder, "config", key, str(program))
+    git(folder, "config", "filter.x=y.required", "true")
+    (folder / "file").write_text("b")
+    state = git_state()
+    assert state is not None and state["dirty"] is True
+    assert not mark.exists()
+    subprocess.run(("git", "status"), check=False, capture_output=True)
+    assert mark.exists(), "the repository of this test sets no trap"
+
+
 def test_versions_and_device() -> None:
     found = versions()
     assert found["torch"] is not None and found["python"] is not None and found["adaptrain"] is not None

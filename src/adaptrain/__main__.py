@@ -1,8 +1,15 @@
 """`python -m adaptrain`."""
 
+import os
 import sys
 
-from adaptrain.cli.main import main
-
 if __name__ == "__main__":
+    # `python -m` looks for modules in the current folder first. What lies there may be anybody's: a torch.py, or a
+    # plug-in of Hydra's. The command `adaptrain` does not look there either. `os` is loaded before;
+    # `pathlib` might be theirs.
+    if sys.path and sys.path[0] in ("", os.getcwd()) and not getattr(sys.flags, "safe_path", False):  # noqa: PTH109
+        del sys.path[0]
+
+    from adaptrain.cli.main import main
+
     sys.exit(main())

@@ -147,6 +147,8 @@ class AutoAdapterModel:
         try:
             used = _config(name, config, where, more)
             cls._check_type(used, str(name))
+            if attn_implementation is None and not trust_remote_code:
+                _refuse_kernel(used, str(name))
             base, missing = None, set[str]()
             if (headed := _with_head(own_head, used, architecture is not None)) is not None:
                 base, missing = load(headed)
@@ -337,6 +339,19 @@ def _headless(model: PreTrainedModel, missing: set[str]) -> bool:
     return bool(head) and head <= missing
 
 
+def _refuse_kernel(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a checkpoint that chooses its attention from the hub: transformers would fetch and run that code."""
+    parts = [config, *(getattr(config, part, None) for part in config.sub_configs)]
+    for wanted in (getattr(part, "_attn_implementation", None) for part in parts):
+        if isinstance(wanted, str) and "/" in wanted:
+            raise ModelError(
+                f"The config of the base model '{name}' asks for attention from the hub ('{wanted}'), which is code "
+                "that does not run; take transformers' own: attn_implementation='sdpa' (in YAML model.attention=sdpa)"
+            )
+
+
 def _first_line(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it comes with Python code of its own, which runs only where trust_remote_code=True allows it"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1]) or type(error).__name__

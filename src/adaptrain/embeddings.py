@@ -172,7 +172,7 @@ class WithEmbeddings(nn.Module):
         tokenizer = None
         if (folder / TOKENIZER).is_dir():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
+                tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, trust_remote_code=False)
             except (OSError, ValueError) as error:
                 raise CheckpointError(f"Cannot read {folder / TOKENIZER}: {str(error).splitlines()[0]}") from None
         made.special = _special(tokenizer) if special is None and tokenizer is not None else special

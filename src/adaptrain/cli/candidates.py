@@ -27,6 +27,10 @@ _LITERALS = {
 _ENTRY = re.compile(r"adapters\.([^.]+)\.(adapter|task|train)")
 """Keys of a member of a composition that have known values."""
 
+_SHELL = re.compile(r"[\s$`;&|<>\\\"'*?!#]")
+"""What a shell reads: a word with one of these, such as the name of a file in ./recipes, would be run as it is put
+into the line."""
+
 _STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties", "dare")
 """Those of `adaptrain.mixture`, which is too heavy to ask; a test compares."""
 
@@ -34,7 +38,8 @@ _STRATEGIES = ("linear", "lora_linear_only_negate_b", "lora_delta_w_svd", "ties"
 def run(arguments: Sequence[str]) -> int:
     """Print candidates for the last word of a command line, one a line, each the whole word."""
     for candidate in candidates(arguments[0] if arguments else ""):
-        print(candidate)
+        if not _SHELL.search(candidate):
+            print(candidate)
     return 0
 
 
@@ -52,7 +57,9 @@ def candidates(line: str) -> list[str]:
     if verb == "table":
         return _starting(word, ("md", "csv", "latex") if before[-1] == "--format" else ("--format",))
     if verb == "eject-prefix":
-        return _starting(word, ("out=",))
+        from adaptrain.cli.eject import KEYS
+
+        return _starting(word, [f"{key}=" for key in KEYS])
     if verb == "average":
         from adaptrain.cli.average import FLAGS, VALUED
 

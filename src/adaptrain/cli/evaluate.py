@@ -12,13 +12,15 @@ from adaptrain.cli.arguments import one_path, read_pairs, split
 from adaptrain.cli.screen import print_rows
 from adaptrain.config.schema import PRECISIONS
 from adaptrain.errors import ConfigError, UsageError, listed, nearest
+from adaptrain.evaluation.overrides import MODEL_KEYS, PATH
 
 if TYPE_CHECKING:
     from adaptrain.evaluation.run import EvalResult
 
 KEYS = (
     *("adapter", "composition", "adapters.NAME.path", "skip_layers"),
-    *("split", "data.mirror", "trainer.precision", "trainer.eval_batch_size", "trainer.device"),
+    *("split", PATH, "data.mirror", *MODEL_KEYS),
+    *("trainer.precision", "trainer.eval_batch_size", "trainer.device"),
 )
 _SWAP = re.compile(r"[+~]*(composition|adapters)[=.]|~(composition|adapters)$")
 """Keys of another composition than the trained one, which are read as those of a run are."""
@@ -49,11 +51,14 @@ def run(arguments: Sequence[str]) -> int:
         "batch_size": batch_size,
         "device": given.get("trainer.device", "auto"),
         "skip_layers": skip_layers,
+        "overrides": {key: value for key, value in given.items() if key in (PATH, *MODEL_KEYS)},
     }
     if (branches := branches_of(path)) is None:
         _print_one(evaluate_folder(path, **options, swap=swap))
     elif swap is not None:
         raise UsageError(f"{path} has branches; name one to evaluate it with other adapters: {branches[0]}")
+    elif PATH in given:
+        raise UsageError(f"{path} has branches, each with rows of its own; name one for {PATH}: {branches[0]}")
     else:
         _print_branches({branch.name: evaluate_folder(branch, **options) for branch in branches})
     return 0

@@ -12,11 +12,12 @@ from adaptrain.cli.evaluate import read_precision_and_size
 from adaptrain.cli.screen import print_rows
 from adaptrain.config.task import ROLES, SAID
 from adaptrain.errors import ConfigError, UsageError, listed
+from adaptrain.evaluation.overrides import MODEL_KEYS
 
 FLAGS = ("--skip-bad", "--force")
 VALUED = ("--input", "--output", "--keep")
 REPEATED = ("--text", "--text-pair")
-KEYS = ("trainer.precision", "trainer.eval_batch_size", "trainer.device")
+KEYS = ("trainer.precision", "trainer.eval_batch_size", "trainer.device", *MODEL_KEYS)
 
 READ = tuple(
     dict.fromkeys(
@@ -56,7 +57,9 @@ def run(arguments: Sequence[str]) -> int:
 
     if output is not None:
         asked.check_output(output, source, "--force" in found.options)
+    overrides = {key: value for key, value in given.items() if key in MODEL_KEYS}
     options: dict[str, Any] = {
+        "overrides": overrides,
         "skip_bad": "--skip-bad" in found.options,
         "precision": precision,
         "batch_size": size,
@@ -66,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         options |= {"keep": _kept(found.options.get("--keep")), "columns": named}
         answers = asked.predict_file(path, source, **options)
     else:
-        rows = _typed(found.repeated, row, asked.roles_read(asked.saved_run(path).task))
+        rows = _typed(found.repeated, row, asked.roles_read(asked.saved_run(path, overrides).task))
         answers = asked.predict_rows(path, rows, keep=None, **options)
     for note in (*answers.notes, *_bad(answers.bad, len(answers.rows))):
         print(f"note: {note}", file=sys.stderr)

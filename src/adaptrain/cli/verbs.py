@@ -43,6 +43,11 @@ Overrides:
   '~adapter.r'                  drop what a recipe sets
 The grammar is Hydra's: lists are [a,b], mappings {a: 1}; quote what the shell would read."""
 
+_BASE = """\
+  model.name=FOLDER             where the base model is now, if not where it was; the weights must be the same
+  model.revision= model.package=
+  model.allow_remote_code=NAME  run the Python code that comes with this base model; only the command line can say so"""
+
 VERBS = {
     verb.name: verb
     for verb in (
@@ -68,12 +73,14 @@ base model or saved adapters have changed since, the command says so instead of 
             "eval",
             "PATH [key=value …]",
             "evaluate a saved adapter",
-            """\
+            f"""\
   adaptrain eval outputs/lora_cola/1a2b3c4d        the folder says everything: model, task, metric, head
 
 Overrides:
   split=NAME                    another split than training reported on
   data.mirror=FOLDER            take the rows from here
+  task.path=PATH                where the rows are now, if not where they were
+{_BASE}
   trainer.precision=fp32        auto, fp32 or bf16; that of training if not given
   trainer.eval_batch_size=N
   trainer.device=NAME
@@ -84,7 +91,7 @@ Overrides:
             "predict",
             "PATH --input FILE [--output FILE] | --text TEXT … [key=value …]",
             "what a saved adapter says of new rows",
-            """\
+            f"""\
   adaptrain predict outputs/lora_cola/1a2b3c4d --input new.csv --output said.csv
   adaptrain predict outputs/lora_cola/1a2b3c4d --text "They fixed the car." --text "Fixed they."
   adaptrain predict outputs/lora_mrpc/1a2b3c4d --text "One text." --text-pair "The text it is read with."
@@ -104,6 +111,7 @@ table on a terminal, else as JSON lines.
 Overrides:
   ROLE="…"                      one row of a task that reads something else; choices="one|other"
   task.columns.ROLE=NAME        the column of the input that plays a role, where that cannot be found out
+{_BASE}
   trainer.precision=fp32        auto, fp32 or bf16; that of training if not given
   trainer.eval_batch_size=N
   trainer.device=NAME""",
@@ -122,11 +130,14 @@ Overrides:
         ),
         Verb(
             "eject-prefix",
-            "PATH [out=FOLDER]",
+            "PATH [out=FOLDER] [key=value …]",
             "make a reparameterised prefix flat: same outputs, smaller file",
-            """\
+            f"""\
   adaptrain eject-prefix outputs/prefix_cola/1a2b3c4d            in place
-  adaptrain eject-prefix outputs/prefix_cola/1a2b3c4d out=flat   into a new folder""",
+  adaptrain eject-prefix outputs/prefix_cola/1a2b3c4d out=flat   into a new folder
+
+Overrides:
+{_BASE}""",
             "eject",
         ),
         Verb(

@@ -43,6 +43,7 @@ from adaptrain.config.keys import similar
 from adaptrain.config.library import GROUPS, Library, is_path, library
 from adaptrain.config.members import settle, settled
 from adaptrain.config.recipes import circle, read_recipe, with_runs
+from adaptrain.config.remote_code import refuse_permission_of_file
 from adaptrain.config.report import Report, origin_of
 from adaptrain.config.run import Run
 from adaptrain.errors import ConfigError, listed
@@ -135,6 +136,7 @@ def draft(overrides: Sequence[str]) -> Draft:
     tree = layers.tree
     for change in changes:
         apply_change(tree, change, dropped, report)
+    refuse_permission_of_file(tree, report)
     _resolve(tree, report)
     settle(tree, books, report)
     layers.refuse_hidden_rows(report)

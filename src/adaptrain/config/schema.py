@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,6 +44,11 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def code_word(name: str, revision: str | None) -> str:
+    """What names the code of a model: `owner/name`, `owner/name@revision`, `./folder`."""
+    return name if revision is None else f"{name}@{revision}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The frozen base model.
@@ -54,7 +60,8 @@ class ModelConfig:
         sha256: of the weights file that the package carries; checked when loaded.
         attention: `auto` takes transformers' choice.
         quantize: keep the frozen maps in few bits (`docs/quantised.md`); null keeps them in `trainer.precision`.
-        allow_remote_code: the one hub id whose own code may run; must equal `name`.
+        allow_remote_code: the one model whose own code may run: `name`, or `name@revision` where there is a revision.
+            Legal on the command line alone (`adaptrain.config.remote_code`).
     """
 
     name: str
@@ -65,6 +72,11 @@ class ModelConfig:
     quantize: Literal["bnb_4bit", "bnb_8bit", "ao_int8"] | None = None
     allow_remote_code: str | None = None
 
+    @property
+    def code(self) -> str:
+        """What `allow_remote_code` says to let this model's own code run."""
+        return code_word(self.name, self.revision)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.name.strip():
             yield "name", "is empty; give a hub id or a folder"
@@ -72,8 +84,14 @@ class ModelConfig:
             yield "sha256", f"is '{self.sha256}'; it must be 64 hexadecimal digits in lower case"
         if self.package is not None and self.package.count(":") != 1:
             yield "package", f"is {self.package!r}; write it as module:folder"
-        if self.allow_remote_code not in (None, self.name):
-            yield "allow_remote_code", f"is {self.allow_remote_code!r}; it must repeat the model's name to allow it"
+        if self.allow_remote_code not in (None, self.code):
+            word = f"model.allow_remote_code={shlex.quote(self.code)}"
+            yield "allow_remote_code", f"is {self.allow_remote_code!r}; it must name the code that may run: {word}"
+        elif self.allow_remote_code is not None and self.package is not None:
+            yield (
+                "package",
+                "stands beside allow_remote_code, and no code of a package's model runs: leave one of them out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

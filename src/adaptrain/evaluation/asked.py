@@ -14,6 +14,7 @@ import datasets
 
 from adaptrain.errors import CheckpointError, DataError, OutputError, UsageError, listed, nearest
 from adaptrain.evaluation.branches import branches_of
+from adaptrain.evaluation.overrides import Overrides
 from adaptrain.evaluation.predict import predict
 from adaptrain.evaluation.saved import SavedRun, load_saved, read_saved
 from adaptrain.files import write_text
@@ -53,31 +54,35 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def predict_file(folder: Path, file: Path, **options: Any) -> Answers:
+def predict_file(folder: Path, file: Path, overrides: Overrides | None = None, **options: Any) -> Answers:
     """Ask a saved run about the rows of a data file, of any format that training reads (`docs/data.md`).
 
     Args:
+        overrides: as of `evaluate_folder`.
         options: as of `predict_table`.
 
     Raises:
         DataError: the file is missing, empty or unreadable; else as `predict_table`.
     """
-    saved = saved_run(folder)
+    saved = saved_run(folder, overrides)
     own: dict[str, Any] = {"home": Path(file).parent}
     return _answers(saved, read_file(Path(file)), str(file), **(own | options))
 
 
-def predict_rows(folder: Path, rows: Sequence[Mapping[str, Any]], **options: Any) -> Answers:
+def predict_rows(
+    folder: Path, rows: Sequence[Mapping[str, Any]], overrides: Overrides | None = None, **options: Any
+) -> Answers:
     """Ask a saved run about rows: each has a value for every role that the task reads, such as `text`.
 
     Args:
+        overrides: as of `evaluate_folder`.
         options: as of `predict_table`.
 
     Raises:
         UsageError: a row has other roles.
         DataError: there is no row; else as `predict_table`.
     """
-    saved = saved_run(folder)
+    saved = saved_run(folder, overrides)
     roles = roles_read(saved.task)
     if not rows:
         raise DataError("There is no row to predict")
@@ -96,11 +101,14 @@ def predict_rows(folder: Path, rows: Sequence[Mapping[str, Any]], **options: Any
     return _answers(saved, table, "what was given", **(own | options))
 
 
-def predict_table(folder: Path, table: datasets.Dataset, place: str, **options: Any) -> Answers:
+def predict_table(
+    folder: Path, table: datasets.Dataset, place: str, overrides: Overrides | None = None, **options: Any
+) -> Answers:
     """Ask a saved run about the rows of a table.
 
     Args:
         place: of the table, for messages.
+        overrides: as of `evaluate_folder`.
         columns: role → its column; the others are those of training, or bear the role's name, or are the only ones
             that can be meant.
         skip_bad: give bad rows an `error` instead of refusing the table.
@@ -115,20 +123,21 @@ def predict_table(folder: Path, table: datasets.Dataset, place: str, **options: 
         DataError: a column is missing, or several could be meant; a row is bad.
         ModelError: the base model is missing, or another one.
     """
-    return _answers(saved_run(folder), table, place, **options)
+    return _answers(saved_run(folder, overrides), table, place, **options)
 
 
-def saved_run(folder: Path) -> SavedRun:
+def saved_run(folder: Path, overrides: Overrides | None = None) -> SavedRun:
     """A run that can be asked.
 
     Raises:
         CheckpointError: not a run folder, or damaged; a run with branches.
+        ConfigError, ModelError: as `read_saved`.
     """
     if branches := branches_of(Path(folder)):
         raise CheckpointError(
             f"{folder} has branches, each with a task of its own; name one of them: {listed(branches)}"
         )
-    return read_saved(Path(folder))
+    return read_saved(Path(folder), overrides)
 
 
 def _answers(

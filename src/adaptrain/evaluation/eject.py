@@ -13,11 +13,11 @@ from torch import Tensor
 from adaptrain.checkpoint import CONFIG, TENSORS, read_adapter_config
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import CheckpointError, DataError, OutputError, UnsupportedError
-from adaptrain.evaluation.saved import TASK, SavedRun, load_saved, read_saved
+from adaptrain.evaluation.overrides import Overrides, base_of, check_folder, check_keys
+from adaptrain.evaluation.saved import TASK, SavedRun, check_same, load_saved, read_saved, saved_rows
 from adaptrain.files import read_json, write_json
 from adaptrain.methods import PrefixTuningConfig
 from adaptrain.reporting.folder import RESULT, made_whole
-from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.base_model import find_base, load_model
 from adaptrain.training.batching import evaluation_batches
 from adaptrain.training.precision import find_hardware
@@ -47,15 +47,17 @@ class EjectResult:
     probe: str
 
 
-def eject_prefix(path: Path, out: Path | None = None) -> EjectResult:
+def eject_prefix(path: Path, out: Path | None = None, overrides: Overrides | None = None) -> EjectResult:
     """Make the prefix of a run folder, or of any adapter folder, flat. Nothing is replaced before the outputs of both
     have been found equal.
 
     Args:
         out: folder for the result; the adapter's own folder is replaced when None.
+        overrides: as of `evaluate_folder`.
 
     Raises:
         CheckpointError: not an adapter folder, damaged, or the outputs differ.
+        ModelError: the base model is missing, or another one.
         UnsupportedError: not prefix tuning, or flat already.
         OutputError: `out` is there already, or cannot be written.
     """
@@ -72,7 +74,7 @@ def eject_prefix(path: Path, out: Path | None = None) -> EjectResult:
     if out is not None and target.exists():
         raise OutputError(f"{target} is there already; name a new folder")
 
-    model, batch, probe = _model_and_probe(path)
+    model, batch, probe = _model_and_probe(path, overrides or {})
     before, numbers_before = _outputs(model, batch), model.parameter_count(adapter.name)
     model.eject_prefix_tuning(adapter.name)
     after, numbers_after = _outputs(model, batch), model.parameter_count(adapter.name)
@@ -92,16 +94,20 @@ def eject_prefix(path: Path, out: Path | None = None) -> EjectResult:
     )
 
 
-def _model_and_probe(path: Path) -> tuple[Any, dict[str, Tensor], str]:
+def _model_and_probe(path: Path, overrides: Overrides) -> tuple[Any, dict[str, Tensor], str]:
     """The model with the adapter active, in float32 on the CPU, and a batch to compare on."""
     hardware = find_hardware("cpu", "fp32", trains_base=False)
     if not (path / TASK).is_file():
-        base_name = read_adapter_config(path).base
-        base = find_base(ModelConfig(name=str(base_name.get("name")), revision=base_name.get("revision")))
-        model, _ = load_model(base, torch.float32)
+        identity, file = read_adapter_config(path).base, path / CONFIG
+        check_keys(overrides)
+        name, revision = identity.get("name"), identity.get("revision")
+        config = base_of(ModelConfig(name=str(name or ""), revision=revision), overrides, file)
+        check_folder(config, file)
+        model, base = load_model(find_base(config), torch.float32)
+        check_same(path, identity, base)
         model.load_adapter(path, set_active=True)
         return model.eval(), _random_batch(model), "random tokens"
-    saved = read_saved(path)
+    saved = read_saved(path, overrides)
     model, reader = load_saved(saved, hardware)
     try:
         return model, *_real_batch(saved, reader)
@@ -110,7 +116,7 @@ def _model_and_probe(path: Path) -> tuple[Any, dict[str, Tensor], str]:
 
 
 def _real_batch(saved: SavedRun, reader: Any) -> tuple[dict[str, Tensor], str]:
-    rows = reader.encode(load_evaluation_rows(saved.task, saved.data, saved.split), training=True)
+    rows = reader.encode(saved_rows(saved, saved.split), training=True)
     chosen = evaluation_batches(rows.lengths, PROBE_ROWS)[0]
     batch = reader.collate(rows, chosen)  # with its labels: a decoder reads them
     return batch, f"{len(chosen)} rows of {saved.task.name}, split '{saved.split}'"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from adaptrain.errors import UnsupportedError, listed
 from adaptrain.evaluation.eject import EjectResult, eject_prefix
+from adaptrain.evaluation.overrides import Overrides
 from adaptrain.evaluation.predict import Predictions, predict
-from adaptrain.evaluation.saved import load_saved, read_saved
+from adaptrain.evaluation.saved import load_saved, read_saved, saved_rows
 from adaptrain.tasks.cache import usual_cache
 from adaptrain.tasks.room import read_rows
-from adaptrain.tasks.rows import load_evaluation_rows
 from adaptrain.training.precision import find_hardware
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def evaluate_folder(
     device: str = "auto",
     swap: Swap | None = None,
     skip_layers: Sequence[int] = (),
+    overrides: Overrides | None = None,
 ) -> EvalResult:
     """Evaluate a run folder: the same number as at the end of training, unless something is changed here.
 
@@ -77,6 +78,8 @@ def evaluate_folder(
         batch_size: that of training when None.
         swap: other adapters than those that were trained.
         skip_layers: evaluate without the adapters of these layers, counted over the whole model.
+        overrides: where the base model and the rows are now, and whose code may run, as `model.name`, `model.revision`,
+            `model.package`, `model.allow_remote_code` and `task.path`.
 
     Raises:
         CheckpointError: not a run folder, or damaged.
@@ -86,11 +89,11 @@ def evaluate_folder(
         ModelError: the base model is missing, or another one.
         DataError: the rows are missing or wrong.
     """
-    saved = read_saved(Path(path))
-    task = saved.task
-    data = saved.data if mirror is None else dataclasses.replace(saved.data, mirror=mirror)
-    split = split or saved.split
-    rows = load_evaluation_rows(task, data, split)
+    saved = read_saved(Path(path), overrides)
+    if mirror is not None:
+        saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, mirror=mirror))
+    task, split = saved.task, split or saved.split
+    rows = saved_rows(saved, split)
     hardware = find_hardware(device, precision or saved.precision, saved.trains_base)
     model, reader = load_saved(saved, hardware, swap)
     if skip_layers:

