@@ -213,6 +213,20 @@ def test_positions_that_count_from_zero_change_nothing(arch, method):
         assert gap(run(model, given), expected) < 1e-10
 
 
+@pytest.mark.parametrize("method", ["lora-gated", "seq_bn_inv", "prefix-gated", "noreft", "prompt_tuning"])
+def test_several_texts_in_a_row_are_what_they_are_alone(method):
+    """A decoder tells them apart by positions that begin anew."""
+    model, ids = adapted("llama", METHODS[method]).double(), batch("llama", (9, 9))["input_ids"]
+    packed = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]).expand(2, -1)
+    given = {"input_ids": ids, "position_ids": packed, "use_cache": False}
+    if method in ("noreft", "prompt_tuning"):  # which act at a row's first tokens
+        with pytest.raises(UnsupportedError, match="position_ids begin anew .*'a'.*one text a row"):
+            run(model, given)
+        return
+    alone = torch.cat([run(model, {"input_ids": piece}) for piece in (ids[:, :4], ids[:, 4:])], 1)
+    assert gap(run(model, given), alone) < 1e-10
+
+
 @pytest.mark.parametrize("method", ["lora", "seq_bn_inv", "prompt_tuning"])
 def test_the_logits_that_are_kept_are_those_of_their_positions(method):
     """Also where they are as many as the rows that Parallel repeats."""

@@ -92,4 +92,4 @@ def _frames(hidden: Tensor, mask: Tensor | None, model: Any) -> Tensor:
 
 
 def _at(hidden: Tensor, positions: Tensor) -> Tensor:
-    return hidden[torch.arange(len(hidden), device=hidden.device), positions]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), positions]

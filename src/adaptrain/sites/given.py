@@ -15,7 +15,8 @@ from adaptrain.context import Forward, current_rows, current_seen, current_tasks
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.sites.base import Site
 from adaptrain.sites.blocks import check_rows, resolve, spread
-from adaptrain.sites.embedding import EmbeddingSite
+from adaptrain.sites.embedding import EmbeddingSite, PromptSite
+from adaptrain.sites.hidden import LayerSite
 from adaptrain.sites.rows import rows_of
 
 
@@ -79,7 +80,19 @@ def embedded(forward: Forward, keys: Mapping[str, str], named: dict[str, Any]) -
     return named
 
 
-def check_words(plan: Mapping[Site, Composition], keys: Mapping[str, str], named: Mapping[str, Any]) -> None:
+def check_given(
+    plan: Mapping[Site, Composition], keys: Mapping[str, str], named: Mapping[str, Any], config: Any
+) -> None:
+    """Refuse inputs from which an adapter cannot tell where it acts.
+
+    Raises:
+        UnsupportedError: embeddings whose words are not known, or several texts in one row.
+    """
+    _check_words(plan, keys, named)
+    _check_packed(plan, named, config)
+
+
+def _check_words(plan: Mapping[Site, Composition], keys: Mapping[str, str], named: Mapping[str, Any]) -> None:
     """Refuse embeddings in the place of words whose lookup is adapted: which words they are is not known.
 
     Raises:
@@ -94,6 +107,27 @@ def check_words(plan: Mapping[Site, Composition], keys: Mapping[str, str], named
                 f"which words it stands for; give {ids}, or activate adapters that leave the words as they are "
                 "(embeddings_lora: false)"
             )
+
+
+def _check_packed(plan: Mapping[Site, Composition], named: Mapping[str, Any], config: Any) -> None:
+    """Refuse several texts in one row, where an adapter acts at a text's first tokens: it would do so at the row's.
+
+    A decoder that is given neither a mask nor a cache tells texts apart by positions that begin anew; the check is the
+    model's own, which leaves it out too where it is traced.
+
+    Raises:
+        UnsupportedError: names the adapter, the argument and the cure.
+    """
+    positions, cached = named.get("position_ids"), named.get("use_cache")
+    cached = getattr(config, "use_cache", False) if cached is None else cached
+    if positions is None or cached or any(named.get(key) is not None for key in ("attention_mask", "past_key_values")):
+        return
+    here = next((site for site in plan if isinstance(site, LayerSite | PromptSite) and site.point.causal), None)
+    if here is not None and not torch.compiler.is_compiling() and bool((positions.diff(dim=-1) != 1).any()):
+        raise UnsupportedError(
+            f"position_ids begin anew within a row, so that it holds several texts, and '{names(plan[here])[0]}' acts "
+            f"at the first tokens of a row ({here.point.name}); give one text a row, and attention_mask for its padding"
+        )
 
 
 def positions_before(

@@ -33,7 +33,7 @@ from adaptrain.sites.blocks import check_positions, refuse
 from adaptrain.sites.embedding import EmbeddingSite, PromptSite
 from adaptrain.sites.find import find
 from adaptrain.sites.given import (
-    check_words,
+    check_given,
     decoded_positions,
     embedded,
     embeds_keys,
@@ -354,7 +354,7 @@ class Sites:
         named = repeated(given, 1 if current_rows() is not None else width(tree))
         tree, tasks = routed(tree, rows_of(named))
         keys = embeds_keys(self.architecture, self._alone(module))
-        check_words(self.plan(tree, skipped), keys, named)
+        check_given(self.plan(tree, skipped), keys, named, self.model.config)
         forward = self.begin(tree, skipped, module, named)
         forward.tasks, forward.past = tasks, positions_before(tree, forward, self.architecture.stacks[-1], named)
         text = next((named[key] for key in ("input_ids", "inputs_embeds") if named.get(key) is not None), None)
