@@ -14,7 +14,7 @@ import torch
 from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.evaluation import trivial
-from adaptrain.tasks.bad_rows import Column, check_each, label_reason
+from adaptrain.tasks.bad_rows import Column, check_each, is_gap, label_reason
 from adaptrain.tasks.labels import TRUTHS, names_of_number, reads_as_number, words_of
 from adaptrain.tasks.lists import WRITE, is_bracketed
 from adaptrain.tasks.reading import Read, Reader
@@ -304,7 +304,7 @@ def class_index(value: Any, names: Sequence[str] | None, task: TaskConfig, place
             index = int(value) if int(value) < len(known) else None
     elif isinstance(value, bool):
         index = int(value) if tuple(name.casefold() for name in task.labels) == TRUTHS else None
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not is_gap(value):
         index = next((known[name] for name in names_of_number(value) if name in known), None)
         if index is None and not numeric and value in range(len(known)):
             index = int(value)
