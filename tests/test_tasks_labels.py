@@ -172,7 +172,8 @@ def test_training_evaluation_prediction_and_data_have_the_same_words(tmp_path: P
     written = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     assert {each["label"] for each in written} == set(words)
     assert main(["data", str(tmp_path / "rows"), "task.type=classification", "task.columns.text=sentence"]) == 0
-    assert all(word in capsys.readouterr().out for word in words)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
 
 
 # ---- lists that are written as text
