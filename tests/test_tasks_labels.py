@@ -97,7 +97,11 @@ def test_a_text_is_a_word_whatever_it_looks_like(kind: str, words: tuple[str, st
         (("0.5", "1.5"), 1.5, 1),
         (("1", "2", "other"), 1, 0),
         (("1", "2", "other"), 0, None),
-        (("01", "02"), 1, None),
+        (("01", "02"), 1, 0),
+        (("1e3", "1e4"), 1000.0, 0),
+        (("1.10", "1.1"), 1.1, None),
+        (("1", "1.0"), 1, None),
+        (("9007199254740993", "9007199254740992"), 9007199254740993, 0),
         (("nan", "inf"), 1, 1),
         (("nan", "inf"), float("nan"), None),
     ],
@@ -105,7 +109,7 @@ def test_a_text_is_a_word_whatever_it_looks_like(kind: str, words: tuple[str, st
 def test_what_a_value_means_in_a_label_map(labels: tuple[str, ...], value: Any, index: int | None) -> None:
     task = dataclasses.replace(MOOD, labels=labels)
     if index is None:
-        with pytest.raises(DataError, match="here: the label .* task.labels"):
+        with pytest.raises(DataError, match="here: the label .*task.labels"):
             class_index(value, None, task, "here")
     else:
         assert class_index(value, None, task, "here") == index
