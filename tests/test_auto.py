@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 
 import adaptrain
 from adaptrain.architectures import architectures
@@ -120,3 +121,48 @@ def test_a_t5_that_writes_takes_no_named_head(tmp_path):
     model = AutoAdapterModel.from_pretrained(tmp_path, own_head="seq2seq_lm")
     with pytest.raises(UnsupportedError, match="T5ForConditionalGeneration has a prediction head of its own"):
         model.add_qa_head("a")
+
+
+SPARE = {
+    "albert": "pooler.",
+    "vit": "pooler.",
+    "deit": "pooler.",
+    "beit": "pooler.",
+    "xmod": "pooler.",
+    "dinov2": "embeddings.mask_token",
+    "wav2vec2": "masked_spec_embed",
+}
+"""Architecture → what a checkpoint may lack, because no head reads it."""
+
+
+def save_without(folder, model, gone):
+    """A checkpoint without some of its weights."""
+    model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if gone not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", SPARE)
+def test_weights_that_no_head_reads_may_be_missing(name, tmp_path):
+    config = ARCHITECTURES[name].config()
+    if name == "wav2vec2":
+        config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks = 0.5, 2, 2
+    torch.manual_seed(0)
+    whole = hf.AutoModel.from_config(config).eval()
+    save_without(tmp_path, whole, SPARE[name])
+    model = AutoAdapterModel.from_pretrained(tmp_path)
+    inputs = batch(name)
+    assert gap(model.base_model.eval()(**inputs).last_hidden_state, whole(**inputs).last_hidden_state) < 1e-6
+    model.base_model.train()(**inputs)  # no random weight is read there either
+    assert not any(SPARE[name] in key for key in model.base_model.state_dict())
+    if name == "albert":
+        with pytest.raises(UnsupportedError, match="no pooler; leave use_pooler out"):
+            model.add_classification_head("x", num_labels=2, use_pooler=True)
+
+
+def test_weights_that_a_model_reads_may_not_be_missing(tmp_path):
+    save_without(tmp_path, base("bert"), "layer.1.output")
+    with pytest.raises(ModelError, match=r"lacks weights, which would be random: encoder\.layer\.1\.output"):
+        AutoAdapterModel.from_pretrained(tmp_path)

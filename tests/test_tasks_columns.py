@@ -173,6 +173,7 @@ def test_roles_that_a_type_does_not_have_are_refused() -> None:
         (["b", "a", "b", None, ""], ("a", "b")),
         ([10, 2, 1, None], ("1", "2", "10")),
         (["10", "9"], ("10", "9")),
+        ([10.0, 2.0], ("2.0", "10.0")),
     ],
 )
 def test_labels_from_values(values: list[Any], expected: tuple[str, ...]) -> None:
@@ -183,7 +184,7 @@ def test_labels_from_values(values: list[Any], expected: tuple[str, ...]) -> Non
     ("values", "message"),
     [
         ([1, 0.5], "here: .* column 'label': row 2 has 0.5, a fraction.*task.type=regression"),
-        ([1.0, 2.0], "words or whole numbers, not float"),
+        ([1.0, float("inf")], "row 2 has inf.*task.type=regression"),
         ([True, False], "row 1 has True, .* not true and false"),
         ([["x"]], "not list"),
         (list(range(300)), "more than 256 values in the first 257 rows.*task.labels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
@@ -167,6 +168,7 @@ class AutoAdapterModel:
             raise ModelError(
                 f"The base model '{name}' cannot be quantised with {kind} here: {_first_line(error)}"
             ) from error
+        missing -= _remove_spare(base, missing)
         if missing:
             few = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelError(
@@ -302,6 +304,34 @@ def _unused_pooler(config: PreTrainedConfig) -> dict[str, Any]:
     """Our heads read hidden states, so BERT's pooler would be dead weight, randomly initialised where a checkpoint
     has none."""
     return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "mpnet") else {}
+
+
+_SPARE = ("pooler", "mask_token", "masked_spec_embed")
+"""Parts of base models that no head of ours needs: what feeds `pooler_output` alone, and what stands for what is masked
+in pre-training."""
+
+
+def _remove_spare(model: PreTrainedModel, missing: set[str]) -> set[str]:
+    """Remove the spare parts that a checkpoint lacks, so that nothing can read their random weights: a head with
+    `use_pooler` is then refused, and sound is trained on without SpecAugment.
+
+    Returns:
+        The names among `missing` that are gone.
+    """
+    removed = set[str]()
+    for name in missing:
+        path = name.split(".")
+        part = next((at for at, word in enumerate(path) if word in _SPARE), None)
+        if part is None:
+            continue
+        owner: Any = model.get_submodule(".".join(path[:part]))
+        if path[part] == "pooler" and "add_pooling_layer" not in inspect.signature(type(owner).__init__).parameters:
+            continue  # the class cannot do without
+        setattr(owner, path[part], None)
+        if path[part] == "masked_spec_embed":
+            owner.config.apply_spec_augment = False
+        removed.add(name)
+    return removed
 
 
 _HEADED: dict[str, tuple[Any, ...]] = {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 import datasets
@@ -108,22 +111,19 @@ def words_in_lists(values: Sequence[Any], several: bool, column: str, place: str
     return words
 
 
-def reads_as_number(name: str) -> bool:
-    """Whether a label's name is a number, so that a number in a row means that name and not an index: "3", "1.0",
-    "007", "1e3"."""
-    try:
-        return math.isfinite(float(name))
-    except ValueError:
-        return False
+@lru_cache(maxsize=64)
+def numbers_in(labels: tuple[str, ...]) -> Mapping[Decimal, tuple[int, ...]]:
+    """The numbers among the names of a label map → the indices of the labels that have them for names: "3", "1.0",
+    "007", "1e3". In a map with one of them a number in a row can only be meant by name: as an index the same column
+    would silently shift by one.
 
-
-def names_of_number(value: float) -> tuple[str, ...]:
-    """The names that a number in a row may have in a label map: as it is written, and as the same number is with and
-    without a fraction of zero.
-
-    >>> names_of_number(1), names_of_number(1.0), names_of_number(0.5)
-    (('1', '1.0'), ('1.0', '1'), ('0.5',))
+    >>> numbers_in(("1", "two", "1.0"))
+    {Decimal('1'): (0, 2)}
     """
-    if isinstance(value, int):
-        return str(value), f"{value}.0"
-    return (str(value), str(int(value))) if value.is_integer() else (str(value),)
+    numbers: dict[Decimal, tuple[int, ...]] = {}
+    for index, name in enumerate(labels):
+        with suppress(InvalidOperation):
+            number = Decimal(name)
+            if number.is_finite():
+                numbers[number] = (*numbers.get(number, ()), index)
+    return numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -15,7 +16,7 @@ from adaptrain.config.schema import DataConfig, HeadConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.evaluation import trivial
 from adaptrain.tasks.bad_rows import Column, check_each, label_reason
-from adaptrain.tasks.labels import TRUTHS, names_of_number, reads_as_number, words_of
+from adaptrain.tasks.labels import TRUTHS, numbers_in, words_of
 from adaptrain.tasks.lists import WRITE, is_bracketed
 from adaptrain.tasks.reading import Read, Reader
 from adaptrain.tasks.shapes.base import Answered, Shape, Trivial, register_shape
@@ -288,28 +289,33 @@ def class_index(value: Any, names: Sequence[str] | None, task: TaskConfig, place
         DataError: it is not in the map.
     """
     known = {name: index for index, name in enumerate(task.labels)}
-    # In a map with names that are numbers ("1" to "5" for stars) a number can only be meant by name: as an index the
-    # same column would silently shift by one.
-    numeric = any(map(reads_as_number, task.labels))
+    numbers = numbers_in(task.labels)
     if names is not None and _is_index(value, len(names)):  # the index of a class, whatever the classes are called
         shared = set(names) & set(known)
-        if len(shared) == len(set(names) | set(known)) or (numeric and shared):
+        if len(shared) == len(set(names) | set(known)) or (numbers and shared):
             value = names[value]
         elif value < len(known):
             return value
     index = None
     if isinstance(value, str):
         index = known.get(value)
-        if index is None and not numeric and _DIGITS.fullmatch(value):
+        if index is None and not numbers and _DIGITS.fullmatch(value):
             index = int(value) if int(value) < len(known) else None
     elif isinstance(value, bool):
         index = int(value) if tuple(name.casefold() for name in task.labels) == TRUTHS else None
     elif isinstance(value, int | float):
-        index = next((known[name] for name in names_of_number(value) if name in known), None)
-        if index is None and not numeric and value in range(len(known)):
+        found = numbers.get(Decimal(str(value)), ())
+        if len(found) > 1:
+            raise DataError(
+                f"{place}: the label in column '{task.columns.declared().get(role)}' is the number {value!r}, which "
+                f"{listed(repr(task.labels[each]) for each in found)} in task.labels all are. Write labels as text, in "
+                "jsonl or parquet"
+            )
+        index = found[0] if found else None
+        if not numbers and value in range(len(known)):
             index = int(value)
     if index is None:
-        raise DataError(_outside(value, place, task, role, numeric))
+        raise DataError(_outside(value, place, task, role, bool(numbers)))
     return index
 
 
