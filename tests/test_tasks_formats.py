@@ -21,7 +21,7 @@ from row_files import EXPECTED, texts, write, write_arrow
 # ---- what is read
 
 
-@pytest.mark.parametrize("suffix", [suffix for suffix in formats.SUFFIXES if suffix != "txt"])
+@pytest.mark.parametrize("suffix", [each for each in formats.SUFFIXES if each not in ("txt", "conll", "conllu")])
 def test_every_format_reads_the_same_rows(suffix: str, tmp_path: Path) -> None:
     write(tmp_path, suffix)
     rows = FolderSource(tmp_path).read("train")
@@ -50,7 +50,7 @@ def test_a_txt_file_has_a_text_a_line(tmp_path: Path) -> None:
     rows = FolderSource(tmp_path).read("train")
     assert list(rows["text"]) == ["un jour", "", 'deux\u2028jours, "NA"'] and rows.column_names == ["text"]
     (tmp_path / "dev.txt").write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"dev\.txt cannot be read as txt: 'utf-8' codec"):
+    with pytest.raises(DataError, match=r"dev\.txt is not UTF-8 \(byte 0\)"):
         FolderSource(tmp_path).read("dev")
 
 
@@ -81,13 +81,13 @@ def test_reading_leaves_nothing_behind_and_sees_changes(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("train.jsonl", '{"a": 1}\n\n{"a": \n', r"train.jsonl:3: broken JSON"),
-        ("train.jsonl", '{"a": 1}\n[1]\n', r"train.jsonl:2: an object .* is due, not \[1\]"),
+        ("train.jsonl", '{"a": 1}\n[1]\n', r"train.jsonl:2: .*object.*, not \[1\]"),
         ("train.jsonl", "", "is empty"),
         ("train.jsonl", "\n \n", "is empty"),
         ("train.jsonl", "[]", "has no rows"),
-        ("train.json", '[{"a": 1}, 3]', "train.json, item 2: an object"),
+        ("train.json", '[{"a": 1}, 3]', "train.json, item 2: .*object"),
         ("train.json", '[{"a": 1},\n {"a" 3}]', "train.json:2: broken JSON"),
-        ("train.json", '{"rows": [\n1]}', "train.json:1: broken JSON.*one object a line"),
+        ("train.json", '{"a" 1}\n{"a": 2}\n', r"train.json:1: broken JSON.*one object a line"),
         ("train.csv", "", "is empty"),
         ("train.csv", "a,b\n", "has no rows"),
         ("train.csv", "a,b\n1,2\n1,2,3\n", "cannot be read as csv: .*line 3"),
@@ -111,7 +111,7 @@ def test_another_encoding_is_told(tmp_path: Path) -> None:
 
 def test_no_data_file(tmp_path: Path) -> None:
     (tmp_path / "train.docx").write_text("x")
-    with pytest.raises(DataError, match=r"train.docx is no data file: .*\.jsonl, .*\.parquet.*each also with \.gz"):
+    with pytest.raises(DataError, match=r"train.docx: .*\.docx is not read.*\.jsonl, .*\.parquet.*each also with \.gz"):
         read_file(tmp_path / "train.docx")
     with pytest.raises(DataError, match="has no split 'train'.*It holds: train.docx"):
         FolderSource(tmp_path).read("train")

@@ -99,7 +99,8 @@ Overrides:
 
 One line for each row, in order. Labels are not needed, and not looked at. Without --output the rows are printed: as a
 table on a terminal, else as JSON lines.
-  --input FILE                  .csv, .tsv, .jsonl, .json, .parquet, .arrow, .txt, also compressed
+  --input FILE                  .csv, .tsv, .jsonl, .json, .parquet, .arrow, .txt, .conll,
+                                .conllu, also compressed
   --output FILE                 .csv or .jsonl
   --keep COLUMN,COLUMN          columns of the input that stand in the output too; all for all of them
   --skip-bad                    a row that cannot be read gets an error instead of a prediction; else nothing is

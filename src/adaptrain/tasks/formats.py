@@ -1,21 +1,17 @@
 """One data file to rows: every format and compression, by the file's name.
 
-The `datasets` library reads every format. What it would report badly (a broken line, two files in an archive) is looked
-at before, so that the message names the place and the cure.
+`tasks.layouts` reads what the `datasets` library does not, and looks first at what that library would report badly (a
+broken line, two files in an archive), so that the message names the place and the cure.
 """
 
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
 import hashlib
-import io
-import json
 import lzma
 import shutil
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,17 +20,25 @@ from typing import IO, Any
 
 import datasets
 import datasets.config
-import pandas
 import pyarrow
 from datasets.table import InMemoryTable
 from huggingface_hub.utils import logging as hub_logging
 
 from adaptrain.errors import DataError, listed
+from adaptrain.tasks.layouts.conll import DOCUMENT, read_conll
+from adaptrain.tasks.layouts.conllu import read_conllu
+from adaptrain.tasks.layouts.json_rows import json_rows
+from adaptrain.tasks.layouts.tables import read_csv, read_tsv
+from adaptrain.tasks.layouts.texts import numbered_lines, text_of
+from adaptrain.tasks.layouts.unread import why_unread
 from adaptrain.tasks.places import COMPRESSIONS, SUFFIXES, split_name
 
 LARGE = 8 * 2**20
 """Bytes from which a file's rows are kept on disk, by the file's content, and mapped into memory. Those of smaller ones
 are read anew each time, which leaves nothing behind."""
+
+_READS = 2
+"""Counts the changes of what is read of the same bytes: rows that an older version kept are not taken for them."""
 
 
 def read_file(file: Path) -> datasets.Dataset:
@@ -45,7 +49,7 @@ def read_file(file: Path) -> datasets.Dataset:
     """
     name = split_name(file.name)
     if name is None:
-        raise DataError(f"{file} is no data file: its name must end in one of {_endings()}")
+        raise DataError(why_unread(file, _endings()))
     try:
         size = file.stat().st_size
         if not size:
@@ -75,7 +79,7 @@ def _from_cache(file: Path) -> datasets.Dataset:
     """The rows, mapped from a folder that is named by the file's content; made where it is not there."""
     home = Path(datasets.config.HF_DATASETS_CACHE) / "adaptrain"
     kind = ".".join(file.name.rsplit(".", 2)[1:])
-    digest = hashlib.sha256(f"{datasets.__version__} {kind} ".encode())
+    digest = hashlib.sha256(f"{_READS} {datasets.__version__} {kind} ".encode())
     with file.open("rb") as stream:
         while block := stream.read(2**20):
             digest.update(block)
@@ -106,12 +110,11 @@ def _parse(file: Path, work: Path, keep_in_memory: bool) -> datasets.Dataset:
         _unpack(file, plain, compression)
         if not plain.stat().st_size:
             raise DataError(f"{file} is empty")
-    if suffix in ("jsonl", "json"):
-        check_json(plain, str(file))
-    reader, options = _READERS[suffix]
     try:
         with quiet():
-            return reader(str(plain), cache_dir=str(work / "cache"), keep_in_memory=keep_in_memory, **options)
+            return _read(plain, str(file), suffix, work, keep_in_memory)
+    except DataError:
+        raise
     except Exception as error:  # pandas, pyarrow and datasets have each their own
         if "corresponds to no data" in str(error):
             raise DataError(f"{file} has no rows") from None
@@ -152,109 +155,44 @@ def _opened(file: Path, compression: str) -> Iterator[IO[bytes]]:
             yield stream
 
 
-def _read_lines(file: str, **_: Any) -> datasets.Dataset:
-    """A text a line, in the column `text`; what Unicode alone calls the end of a line is none."""
-    lines = Path(file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+def _read_lines(file: Path, place: str) -> datasets.Dataset:
+    """A text a line, in the column `text`; CoNLL's columns where a document begins as they have it."""
+    text = text_of(file, place)
+    if text.lstrip().startswith(DOCUMENT):
+        return read_conll(file, place)
+    lines = [line for _, line in numbered_lines(text)]
     return datasets.Dataset.from_dict({"text": lines if lines[-1] else lines[:-1]})
 
 
-def _read_table(file: str, sep: str = ",", quoting: Any = csv.QUOTE_MINIMAL, **_: Any) -> datasets.Dataset:
-    """Values between separators, read in one piece: a column is numbers only where all of it is, and not because its
-    first rows are. "NA" and "null" are words, and a column in which 007 stands is one of words: what a row is called
-    keeps its zeros."""
-    with warnings.catch_warnings():  # values without a name would be dropped, or every column moved by one
-        warnings.simplefilter("error", pandas.errors.ParserWarning)
-        options: Any = {"sep": sep, "quoting": quoting, "index_col": False, "keep_default_na": False}
-        try:
-            frame = pandas.read_csv(file, low_memory=False, **options)
-            if whole := [at for at, kind in enumerate(frame.dtypes) if pandas.api.types.is_integer_dtype(kind)]:
-                written = pandas.read_csv(file, usecols=whole, dtype=str, **options)
-                for name in written:
-                    if written[name].str.contains(r"^[+-]?0\d").any():
-                        frame[name] = written[name]
-        except pandas.errors.ParserWarning:
-            raise ValueError("the rows have more values than the first line has names") from None
-    return datasets.Dataset.from_pandas(frame, preserve_index=False)
-
-
-def _read_arrow(file: str, keep_in_memory: bool, **_: Any) -> datasets.Dataset:
+def _read_arrow(file: Path, keep_in_memory: bool) -> datasets.Dataset:
     """Both of Arrow's layouts: the stream that `datasets` writes, and the file (feather, version 2)."""
-    with Path(file).open("rb") as stream:
+    with file.open("rb") as stream:
         if stream.read(6) != b"ARROW1":
-            return datasets.Dataset.from_file(file, in_memory=keep_in_memory)
-    with pyarrow.OSFile(file) as raw:
+            return datasets.Dataset.from_file(str(file), in_memory=keep_in_memory)
+    with pyarrow.OSFile(str(file)) as raw:
         return datasets.Dataset(InMemoryTable(pyarrow.ipc.open_file(raw).read_all()))
 
 
-_READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "jsonl": (datasets.Dataset.from_json, {}),
-    "json": (datasets.Dataset.from_json, {}),
-    "csv": (_read_table, {}),
-    # tab-separated values know no quotes (IANA's definition, and GLUE's files have stray ones)
-    "tsv": (_read_table, {"sep": "\t", "quoting": csv.QUOTE_NONE}),
-    "parquet": (datasets.Dataset.from_parquet, {}),
-    "arrow": (_read_arrow, {}),
-    "txt": (_read_lines, {}),
+_READERS: dict[str, Callable[[Path, str], datasets.Dataset]] = {
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "txt": _read_lines,
+    "conll": read_conll,
+    "conllu": read_conllu,
 }
+"""Ending → how the rows of a file of text are read: the file, and what to call it in messages."""
 
 
-def check_json(file: Path, shown: str | None = None) -> None:
-    """Refuse what is not one JSON object a line, or one list of objects.
-
-    Args:
-        shown: what to call the file in messages.
-
-    Raises:
-        DataError: names the file and the line.
-    """
-    place = shown or str(file)
-    try:
-        with file.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
-            first = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), None)
-            if first is None:
-                raise DataError(f"{place} is empty")
-            if first[1].lstrip().startswith("["):
-                _check_list("\n" * (first[0] - 1) + first[1] + lines.read(), place)
-                return
-            _check_line(first[1], first[0], place)
-            for number, line in enumerate(lines, start=first[0] + 1):
-                if line.strip():
-                    _check_line(line, number, place)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place} is not UTF-8 (byte {_first_wrong_byte(file, error)}); save it as UTF-8") from error
-
-
-def _check_line(line: str, number: int, place: str) -> None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}:{number}: broken JSON ({error.msg}, column {error.colno}); one object a line is due"
-        ) from error
-    _check_object(row, f"{place}:{number}")
-
-
-def _check_list(text: str, place: str) -> None:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}:{error.lineno}: broken JSON ({error.msg}, column {error.colno})") from error
-    for number, row in enumerate(rows, start=1):
-        _check_object(row, f"{place}, item {number}")
-
-
-def _check_object(row: Any, place: str) -> None:
-    if not isinstance(row, dict):
-        raise DataError(f'{place}: an object such as {{"text": …}} is due, not {json.dumps(row)[:40]}')
-
-
-def _first_wrong_byte(file: Path, error: UnicodeDecodeError) -> int:
-    """Counted from the file's begin; the decoder counts from that of its own buffer."""
-    try:
-        file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as whole:
-        return whole.start
-    return error.start
+def _read(plain: Path, place: str, suffix: str, work: Path, keep_in_memory: bool) -> datasets.Dataset:
+    if suffix in _READERS:
+        return _READERS[suffix](plain, place)
+    if suffix == "arrow":
+        return _read_arrow(plain, keep_in_memory)
+    options: Any = {"cache_dir": str(work / "cache"), "keep_in_memory": keep_in_memory}
+    if suffix == "parquet":
+        return datasets.Dataset.from_parquet(str(plain), **options)  # pyright: ignore[reportReturnType]
+    rows = json_rows(plain, place, work, lines=suffix == "jsonl")
+    return datasets.Dataset.from_json(str(rows), **options)  # pyright: ignore[reportReturnType]
 
 
 def _endings() -> str:

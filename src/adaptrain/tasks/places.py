@@ -8,7 +8,7 @@ from pathlib import Path
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.packages import package_folder
 
-SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt")
+SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "conll", "conllu")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4", "zip")
 
 _NAME = re.compile(rf"(.+)\.({'|'.join(SUFFIXES)})(?:\.({'|'.join(COMPRESSIONS)}))?")
