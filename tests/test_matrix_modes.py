@@ -61,10 +61,15 @@ def test_recomputed_layers_give_the_same_gradients(arch, method, monkeypatch):
     model.gradient_checkpointing_enable()
     recomputed = gradients(model, inputs)
     assert max(gap(recomputed[name], stored[name]) for name in stored) < 1e-6
-    # every layer ran twice, with its units; what is outside of the layers, or behind one, once
+    # every layer ran twice, with its units; what is outside of the layers, once; what is behind one, before
+    # transformers 5.21 twice and then once
     points = {name: model.sites.by_name[name].point for name in adapter.units}
-    inside = {name for name, point in points.items() if point.layer >= 0 and point.kind != "layer"}
-    assert runs == {name: count * (2 if name in inside else 1) for name, count in once.items()}
+    behind = {name for name, point in points.items() if point.kind == "layer"}
+    inside = {name for name, point in points.items() if point.layer >= 0} - behind
+    assert {name: count for name, count in runs.items() if name not in behind} == {
+        name: count * (2 if name in inside else 1) for name, count in once.items() if name not in behind
+    }
+    assert all(runs[name] in (once[name], 2 * once[name]) for name in behind & once.keys())
     assert all(once[name] == 1 for name in adapter.shared)  # what does not depend on the batch, once
     assert current_forward() is None
 
