@@ -22,7 +22,7 @@ from adaptrain.sites.words import Words
 from matrix import ARCHITECTURES, METHODS, add, base, batch, cache_argument, gap, run
 
 ROOT = Path(__file__).parents[1]
-MISSING = r"adaptrain \S+ needs .*{}.* missing in transformers " + re.escape(hf.__version__)
+MISSING = r"adaptrain \S+ (needs|does not know) .*{}.* in transformers " + re.escape(hf.__version__)
 AUTO = {"bart": hf.AutoModelForSeq2SeqLM}
 POSITIONS = ["loreft", "prompt_tuning", "prompt-after-bos", "union"]
 """Methods that count positions while a model writes."""
