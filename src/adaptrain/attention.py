@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptrain.errors import UnsupportedError
 from adaptrain.state import AttentionState, additive
-from adaptrain.upstream import Arguments, attribute, missing
+from adaptrain.upstream import Arguments, attribute, missing, strange
 
 PREFIX = "adaptrain_"
 SERVED = ("sdpa", "eager")
@@ -32,9 +32,8 @@ SERVED = ("sdpa", "eager")
 _MARK = "_adaptrain_site"
 _SKIP = "allow_is_causal_skip"
 _OWN = "eager_attention_forward"
-
-
 _KNOWN = ("scaling", "dropout", "softcap", "is_causal", "position_bias", "s_aux")
+"""What `attend_gated` takes into account, or refuses."""
 
 
 class KeyValueSite(Protocol):
@@ -50,9 +49,9 @@ def install(model: PreTrainedModel) -> None:
         UnsupportedError: the model uses an implementation that cannot take a prefix.
     """
     implementation = attribute(model.config, "_attn_implementation") or "eager"
-    Arguments(ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]).require(_SKIP)
     if implementation.startswith(PREFIX):
         return
+    Arguments(ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]).require(_SKIP)
     if implementation not in SERVED:
         raise UnsupportedError(
             f"Prefix tuning works with the attention implementations {', '.join(SERVED)}, and this "
@@ -123,7 +122,7 @@ def _check_known(delegate: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     read = Arguments(delegate).names
     for name, value in kwargs.items():
         if value is not None and name in read and name not in _KNOWN:
-            raise missing(f"a call without `{name}`, which it does not know,", "the attention registry")
+            raise strange(f"the argument `{name}`", f"{delegate.__module__}.{delegate.__name__}")
 
 
 def attend_gated(

@@ -33,10 +33,29 @@ def missing(what: str, where: str) -> UnsupportedError:
         what: the name, with its kind: "the argument `cache`".
         where: whose it is.
     """
+    here = transformers.__version__
     return UnsupportedError(
-        f"adaptrain {__version__} needs {what} of {where}, which is missing in transformers "
-        f"{transformers.__version__}. adaptrain is tested with transformers {TESTED[0]} to {TESTED[-1]}; install one "
-        f"of these (pip install 'transformers>={TESTED[0]},<={TESTED[-1]}'), or a newer adaptrain"
+        f"adaptrain {__version__} needs {what} of {where}, which is missing in transformers {here}. {_cure()}"
+    )
+
+
+def strange(what: str, where: str) -> UnsupportedError:
+    """The error for a name that this release of transformers has where adaptrain computes something in its place.
+
+    Args:
+        what, where: as in `missing`.
+    """
+    here = transformers.__version__
+    return UnsupportedError(
+        f"adaptrain {__version__} does not know {what} of {where} in transformers {here}, and would compute something "
+        f"else. {_cure()}"
+    )
+
+
+def _cure() -> str:
+    return (
+        f"adaptrain is tested with transformers {TESTED[0]} to {TESTED[-1]}; install one of these "
+        f"(pip install 'transformers>={TESTED[0]},<={TESTED[-1]}'), or a newer adaptrain"
     )
 
 
@@ -104,7 +123,7 @@ class Arguments:
         """
         for name in self.names:
             if name not in names:
-                raise missing(f"arguments without `{name}`, which it does not know,", self.owner)
+                raise strange(f"the argument `{name}`", self.owner)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of one call by their names."""

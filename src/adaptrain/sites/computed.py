@@ -13,7 +13,7 @@ from adaptrain.points import LinearPart, Point
 from adaptrain.sites.base import Handle, Site
 from adaptrain.sites.key_value import Overridden, visible_tokens
 from adaptrain.state import AttentionState
-from adaptrain.upstream import Arguments, attribute, missing
+from adaptrain.upstream import Arguments, attribute, strange
 
 _COMPUTED = ("hidden_states", "attention_mask", "position_bias", "output_attentions")
 _DISENTANGLED = ("query_states", "relative_pos", "rel_embeddings")
@@ -43,7 +43,7 @@ class ComputedAttentionSite(Site):
         self.arguments.allow(*_COMPUTED, *_DISENTANGLED)
         for name in self.module._parameters:
             if name not in _BIASES:
-                raise missing(f"parameters without `{name}`, which it does not know,", type(self.module).__name__)
+                raise strange(f"the parameter `{name}`", type(self.module).__name__)
         attribute(self.module, "dropout")
 
     def hook(self) -> Iterator[Handle]:

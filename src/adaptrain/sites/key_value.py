@@ -130,4 +130,4 @@ def check_attended(forward: Forward) -> None:
     """
     for site in forward.taken:
         if isinstance(site, Site) and site.point.kind == "attention":
-            raise missing(f"keys and values of {site.point.name} on the way", "the model's attention")
+            raise missing(f"keys and values of {site.point.name}", "a call of the attention registry")

@@ -102,7 +102,8 @@ class Words:
         self.lookups: list[Any] = [module_at(model.base_model, path, place) for path in paths]
         if any(lookup.weight is not self.lookups[0].weight for lookup in self.lookups):
             raise UnsupportedError(f"The stacks of this {kind} have words of their own each; they cannot be exchanged")
-        self._scales = {lookup: lookup_scale(lookup) for lookup in self.lookups}
+        for lookup in self.lookups:
+            lookup_scale(lookup)  # refuses one that does something else
         self.head: Any = model.get_output_embeddings()
         self.active: Vocabulary | None = None
         # what losses and generation read the number of words from
@@ -203,7 +204,7 @@ class Words:
         ids = None if forward is None else forward.taken.pop((self, module), None)
         if ids is None or self.active is None:
             return None
-        scale = self._scales[module]
+        scale = getattr(module, "embed_scale", 1.0)
         scale = scale.to(output.dtype) if isinstance(scale, Tensor) else scale  # as Gemma rounds it
         return self.active.look_up(ids).to(output.dtype) * scale
 
