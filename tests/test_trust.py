@@ -139,11 +139,11 @@ COMMANDS = [
 @pytest.mark.parametrize(("line", "code", "says"), COMMANDS, ids=[line for line, _, _ in COMMANDS])
 def test_no_verb_runs_what_a_stranger_sent(line: str, code: int | None, says: str, mark: Path, capsys: Any) -> None:
     verb, *rest = line.split(" ") if not line.startswith("_") else line.split(" ", 1)
-    found = main([verb, *rest])
-    told = capsys.readouterr().err
+    exit_code = main([verb, *rest])
+    message = capsys.readouterr().err
     assert not mark.exists(), "code of a stranger has run"
-    assert code in (found, None), told
-    assert re.search(says, told) and "bug in adaptrain" not in told
+    assert code in (exit_code, None), message
+    assert re.search(says, message) and "bug in adaptrain" not in message
 
 
 # ---- from Python
