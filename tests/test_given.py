@@ -31,6 +31,7 @@ from matrix import (
 )
 
 CAUSAL, SEQ2SEQ = hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
+CACHE = "cache" if "cache" in inspect.signature(hf.LlamaModel.forward).parameters else "past_key_values"
 EMBEDDED = [
     arch
     for arch, row in ARCHITECTURES.items()
@@ -185,10 +186,10 @@ def test_what_a_prompt_is_not_in_is_refused():
     decoder, inputs = adapted("llama", prompt), batch("llama", (7, 7))
     cut = {key: value[:, :4] for key, value in inputs.items()}
     with torch.no_grad():
-        theirs = base("llama")(**cut, use_cache=True).past_key_values
+        theirs = base("llama")(**cut, use_cache=True)[CACHE]
     rest = {"input_ids": inputs["input_ids"][:, 4:], "attention_mask": inputs["attention_mask"]}
     with pytest.raises(UnsupportedError, match="attention_mask has 7 positions .*cache.* 7.*prompt 'a'"):
-        run(decoder, rest | {"past_key_values": theirs})
+        run(decoder, rest | {CACHE: theirs})
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "bn-gated"])
@@ -196,7 +197,7 @@ def test_a_static_cache_in_two_pieces_is_the_whole(method):
     model, ids = adapted("llama", METHODS[method]).double(), batch("llama", (7, 7))["input_ids"]
     whole = run(model, {"input_ids": ids})
     static = hf.StaticCache(config=model.config, max_cache_len=20)
-    pieces = [run(model, {"input_ids": piece, "past_key_values": static}) for piece in (ids[:, :4], ids[:, 4:])]
+    pieces = [run(model, {"input_ids": piece, CACHE: static}) for piece in (ids[:, :4], ids[:, 4:])]
     assert gap(torch.cat(pieces, 1), whole) < 1e-10
 
 
