@@ -56,7 +56,7 @@ def written(model, tree: Composition, inputs, **options) -> torch.Tensor:
 
 
 @EVERY
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [long("greedy"), long("beams"), "returns"])
 def test_each_row_is_what_its_adapter_generates_alone(arch, method, mode):
     model, inputs, more = several(arch, method), texts(arch), MODES[mode]
     a, b, c = (written(model, name, inputs, **more) for name in "abc")
