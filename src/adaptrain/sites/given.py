@@ -120,7 +120,8 @@ def _check_packed(plan: Mapping[Site, Composition], named: Mapping[str, Any], co
     """
     positions, cached = named.get("position_ids"), named.get("use_cache")
     cached = getattr(config, "use_cache", False) if cached is None else cached
-    if positions is None or cached or any(named.get(key) is not None for key in ("attention_mask", "past_key_values")):
+    others = ("attention_mask", "past_key_values", "cache")  # the last as newer releases call it
+    if positions is None or cached or any(named.get(key) is not None for key in others):
         return
     here = next((site for site in plan if isinstance(site, LayerSite | PromptSite) and site.point.causal), None)
     if here is not None and not torch.compiler.is_compiling() and bool((positions.diff(dim=-1) != 1).any()):
