@@ -89,9 +89,10 @@ EVERY = {
 
 
 def headed(kind: str, method: str = "lora") -> tuple[AdaptedModel, dict[str, Tensor]]:
-    """A tiny model with the adapter and the head `a`, of trained-like weights; and a batch with labels."""
+    """A tiny float32 model with the adapter and the head `a`, of trained-like weights; and a batch with labels."""
     line = EVERY[kind]
-    model, inputs = adapted(line.arch, METHODS[method]), batch(line.arch)
+    model = adapted(line.arch, METHODS[method]).float()
+    inputs = {key: value.float() if value.is_floating_point() else value for key, value in batch(line.arch).items()}
     getattr(model, line.add)("a", **line.options)
     randomise(model.heads, 0.3, seed=1)
     return model, inputs | line.more(inputs)

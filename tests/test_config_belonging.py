@@ -27,7 +27,6 @@ name: somebody/first
 revision: "1"
 package: carrier:model
 sha256: {A}
-allow_remote_code: somebody/first
 attention: eager
 quantize: bnb_8bit
 """
@@ -131,7 +130,7 @@ def write(name: str, under: dict[str, str] | str, changes: dict[str, Any]) -> No
 CASES = {
     "another name": (
         {"model.name": "somebody/second"},
-        {"revision": None, "package": None, "sha256": None, "allow_remote_code": None},
+        {"revision": None, "package": None, "sha256": None},
     ),
     "another revision": ({"model.revision": "2"}, {"package": None, "sha256": None}),
     "another package": ({"model.package": "other:model"}, {"sha256": None, "revision": "1"}),

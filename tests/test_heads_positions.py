@@ -115,7 +115,7 @@ def by_hand(arch: str, method: str, side: str) -> Tensor:
     model, inputs = adapted(arch, METHODS[method]), batch(arch, LENGTHS, side=side)
     seen = inputs["attention_mask"].bool()
     read = read_with_prompt if method == "prompt" else read_with_prefix
-    hidden = torch.zeros(*seen.shape, 32)
+    hidden = torch.zeros(*seen.shape, 32, dtype=torch.float64)
     for row in range(len(seen)):
         places = seen[row].nonzero().T
         hidden[row, seen[row]] = read(arch, model, inputs["input_ids"][row : row + 1, seen[row]], places)[0]
