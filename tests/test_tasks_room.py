@@ -154,7 +154,7 @@ def test_a_transcript_with_a_word_that_the_model_does_not_have(tmp_path: Path) -
         generation=GenerationConfig(max_new_tokens=5),
     )
     config = run_config(base, tmp_path, tmp_path, task=task, data={"mirror": None})
-    with pytest.raises(DataError, match=f"split 'train': 2 of 2 rows .*'{NEW}'.* the decoder's embeddings"):
+    with pytest.raises(DataError, match=f"split 'train': 2 of 2 rows .*'{NEW}'.* the embeddings of its decoder"):
         prepare(*complete(config)[:2])
 
 

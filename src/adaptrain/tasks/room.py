@@ -57,8 +57,8 @@ def unread_words(reader: Reader, model: Any) -> str | None:
         return None
     shown = listed([word for _, word in beyond[:3]]) + (" …" if len(beyond) > 3 else "")
     return (
-        f"the tokenizer has {len(beyond)} words more than the base model's {count:,} embeddings: {shown}; rows with "
-        "one of them are refused"
+        f"the tokenizer has words that the base model has no embedding for ({len(beyond)}: {shown}); rows with such a "
+        "word are refused"
     )
 
 
@@ -75,7 +75,7 @@ def _check_words(reader: Reader, read: Read, model: Any, half: str, part: Any, n
     count = _words_of(model, part)
     if count is None:
         return
-    where = f"the {half}'s embeddings" if half else "its embeddings"
+    where = f"the embeddings of its {half}" if half else "its embeddings"
     cure = (
         "Use the tokenizer that was saved with the base model, or give the base model embeddings for new words: "
         "model.resize_token_embeddings({}), then save_pretrained"
