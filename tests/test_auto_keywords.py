@@ -18,8 +18,8 @@ from matrix import base
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("base")
-    base("bert").save_pretrained(place)
-    base("bert").save_pretrained(place / "inner")
+    base("bert").float().save_pretrained(place)
+    base("bert").float().save_pretrained(place / "inner")
     return place
 
 

@@ -177,12 +177,12 @@ class WithAverages(nn.Module):
                 raise UnsupportedError(
                     f"The heads '{names[0]}' and '{name}' differ in {differs}; average heads of equal options"
                 )
-        tensors = [head.state_dict() for head in heads]
+        mean = linear(names, [head.state_dict() for head in heads], shares)
         with torch.random.fork_rng(devices=[]):
             made = head_from_dict(heads[0].to_dict())
-        made.load_state_dict(linear(names, tensors, shares))
         active = self._active_head
-        self.add_head(head_name, made, overwrite_ok)
+        self.add_head(head_name, made, overwrite_ok)  # in the precision of the model, before it takes the mean
+        made.load_state_dict(mean)
         if not set_active:
             self._active_head = active
 
