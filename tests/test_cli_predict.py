@@ -283,7 +283,7 @@ def test_bad_rows(capsys, place, work):
         (("{mood}", "--input", "gone.csv"), 3, "gone.csv cannot be read: No such file"),
         (("{mood}", "--input", "empty.csv"), 3, "empty.csv is empty"),
         (("{mood}", "--input", "heads.csv"), 3, "heads.csv has no rows"),
-        (("{mood}", "--input", "new.doc"), 3, "is no data file"),
+        (("{mood}", "--input", "new.doc"), 3, "the ending .doc is not read"),
         (("nowhere", "--text", "a"), 3, "There is no folder nowhere"),
     ],
 )

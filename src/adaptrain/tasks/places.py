@@ -11,7 +11,7 @@ from adaptrain.tasks.packages import package_folder
 SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "conll", "conllu")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4", "zip")
 
-_NAME = re.compile(rf"(.+)\.({'|'.join(SUFFIXES)})(?:\.({'|'.join(COMPRESSIONS)}))?")
+_NAME = re.compile(rf"(.+)\.({'|'.join(SUFFIXES)})(?:\.({'|'.join(COMPRESSIONS)}))?", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -22,7 +22,7 @@ def split_name(name: str) -> tuple[str, str, str | None] | None:
     ('train', 'jsonl', None)
     """
     found = None if name.startswith(".") else _NAME.fullmatch(name)
-    return None if found is None else (found[1], found[2], found[3])
+    return None if found is None else (found[1], found[2].lower(), found[3].lower() if found[3] else None)
 
 
 def is_hub_id(path: str) -> bool:
