@@ -128,7 +128,7 @@ def test_an_option_that_this_transformers_lacks_is_refused_by_name():
 def rows(kind: str, count: int = 4) -> list[dict[str, Tensor]]:
     """A data set with a column that no model reads."""
     line = EVERY[kind]
-    inputs = batch(line.arch, (6, 6))
+    inputs = {key: each.float() if each.is_floating_point() else each for key, each in batch(line.arch, (6, 6)).items()}
     inputs |= line.more(inputs)
     if kind == "choice":
         inputs = {key: value if key == "labels" else value.unflatten(0, (1, 2)) for key, value in inputs.items()}

@@ -148,16 +148,11 @@ class Layers:
         self.release(over)
         merge(self.tree, over)
 
-    def release(self, over: Tree) -> set[str]:
-        """Take away what does not fit a layer that is about to be laid.
-
-        Returns:
-            the keys.
-        """
+    def release(self, over: Tree) -> None:
+        """Take away what does not fit a layer that is about to be laid."""
         self._number += 1
         if _value(over, "data.mirror") is not None:
             self._last["data.mirror"] = self._number
-        before = len(self.dropped)
         for prefix, rules, old, new in _sections(self.tree, over):
             changed = {key: _value(old, key) for rule in rules for key in rule.of if _changes(old, new, key)}
             if rules is TASK:
@@ -165,7 +160,6 @@ class Layers:
                 self._other_rows |= dict.fromkeys(f"{prefix}.{key}" for key in _ROWS if key in changed)
             if changed:
                 self._apply(rules, prefix, old, new, changed)
-        return {each.key for each in self.dropped[before:]}
 
     def _apply(self, rules: Sequence[Rule], prefix: str, old: Tree, new: Tree, changed: Mapping[str, Any]) -> None:
         """Take away the keys of a section that describe what a layer changes and does not describe anew.

@@ -132,7 +132,8 @@ def draft(overrides: Sequence[str]) -> Draft:
         settle(document.tree, books, report)
         layers.lay(document.tree)
     changes = [settled(change, books, report) for change in arguments.changes]
-    dropped |= layers.release(as_layer(changes))
+    layers.release(as_layer(changes))
+    dropped |= {each.key for each in layers.dropped}
     tree = layers.tree
     for change in changes:
         apply_change(tree, change, dropped, report)
