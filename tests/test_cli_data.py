@@ -217,8 +217,8 @@ def test_numbers_and_texts_alone(capsys, work):
 def test_columns_whose_names_say_nothing(capsys, work):
     write_jsonl(work / "p.jsonl", [{"en": "a day", "fr": "un jour"}, {"en": "a day", "fr": "un jour"}])
     code, out, _ = run(capsys, "p.jsonl")
-    assert code == 0 and table(out, "p.jsonl")[1:] == [["train", "2", "0", "1", "0"]]
-    assert "note: no column has a name that says its role: task.columns.source=NAME" in out
+    assert code == 0 and table(out, "p.jsonl")[1:] == [["train", "2", "0", "-", "-"]]
+    assert "note: no column has a name that says its role" in out and "task.columns.source=NAME" in out
     code, out, _ = run(capsys, "p.jsonl", "task.columns.source=en", "task.columns.target=fr")
     assert code == 0 and "source  en      declared  text  a day" in out
 
@@ -234,10 +234,20 @@ def test_columns_whose_names_say_nothing(capsys, work):
         (["own", "task.columns.lable=mood"], 2, "no role 'lable', did you mean 'label'"),
         (["own", "task.columns.label=mood", "task.columns.text=mood"], 2, "is 'mood', which is the column of"),
         (["own", "task.columns.label=moot"], 3, "no column 'moot', did you mean 'mood'"),
-        (["nowhere.csv"], 3, "there is no such folder"),
+        (["nowhere.csv"], 3, "error: nowhere.csv: there is no such file or folder ("),
+        (["onw.jsonl"], 3, "did you mean 'own.jsonl'?"),
+        (["./nowhere"], 3, "error: ./nowhere: there is no such file or folder ("),
+        (["nowhere"], 3, "error: nowhere: there is no such file or folder here, and the data set 'nowhere'"),
+        (["sheets"], 3, "sheets/train.xlsx: the ending .xlsx is not read"),
+        (["sheets/train.xlsx"], 3, "sheets/train.xlsx: the ending .xlsx is not read"),
+        (["task=own", "task.path=sheets"], 3, "sheets/train.xlsx: the ending .xlsx is not read"),
+        (["task=own", "task.path=nowhere.csv"], 3, "error: task.path=nowhere.csv: there is no such file or folder ("),
         (["task=cola"], 3, "data.mirror=FOLDER"),
     ],
 )
-def test_mistakes(arguments, code, message, capsys):
+def test_mistakes(arguments, code, message, capsys, work):
+    write_jsonl(work / "own.jsonl", TRAIN)
+    (work / "sheets").mkdir()
+    (work / "sheets/train.xlsx").write_bytes(b"PK")
     found, _, err = run(capsys, *arguments)
     assert (found, message in err) == (code, True), err

@@ -71,10 +71,11 @@ def test_local_folders_files_and_patterns(tmp_path: Path, monkeypatch: pytest.Mo
     assert texts(single) == texts(single, "training") == EXPECTED and single.splits() == ("train",)
     with pytest.raises(DataError, match=r"is one file, which is the split 'train', .*carve={to: validation"):
         single.read("validation")
-    with pytest.raises(DataError, match="there is no such folder"):
-        locate(task("./nowhere"), DataConfig())
-    with pytest.raises(DataError, match="there is no such folder"):
-        locate(task("mood.csv"), DataConfig())
+    for path in ("./nowhere", "mood.csv", "mood.xlsx", str(tmp_path / "mood-tran.csv")):
+        with pytest.raises(DataError, match=rf"task.path={path}: there is no such file or folder"):
+            locate(task(path), DataConfig())
+    with pytest.raises(DataError, match="did you mean 'mood-train.csv'"):
+        locate(task(str(tmp_path / "mood-tran.csv")), DataConfig())
     (tmp_path / "some/one").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert isinstance(locate(task("some/one"), DataConfig()), FolderSource)

@@ -14,6 +14,7 @@ from adaptrain.errors import DataError, UsageError, listed
 
 if TYPE_CHECKING:
     from adaptrain.config.schema import RunConfig, TaskConfig
+    from adaptrain.tasks.columns import Role
     from adaptrain.tasks.settle import Settled
     from adaptrain.tasks.sources import Source
     from adaptrain.tasks.survey import Measure, SplitSurvey, Survey
@@ -27,8 +28,8 @@ SIZES = {"images": "longer sides in pixels", "sound": "lengths in seconds"}
 _MEANT = {
     "classification": {"text", "label"},
     "masked_lm": {"text"},
-    "tagging": {"tokens", "tags"},
     "dependency_parsing": {"tokens", "heads", "relations"},
+    "tagging": {"tokens", "tags"},
     "question_answering": {"question", "context", "answers"},
     "multiple_choice": {"choices", "label"},
     "translation": {"source", "target"},
@@ -37,6 +38,9 @@ _MEANT = {
 }
 """Type of a task → the roles that mean it in data without a task. Of tasks of a source and a target it does not matter
 which: they are checked alike."""
+
+_STRUCTURED = ("dependency_parsing", "tagging", "question_answering", "multiple_choice")
+"""Types whose roles are so rare that they decide, whatever other columns there are."""
 
 _CHOICES = ("recipe=", "model=", "model.name=")
 _EXAMPLE = 60
@@ -57,10 +61,11 @@ def run(arguments: Sequence[str]) -> int:
     if not found.paths and not named:
         raise UsageError("adaptrain data needs a PATH or task=NAME; see adaptrain data --help")
     typed = not found.paths or any(override.startswith("task.type=") for override in found.overrides)
+    splits = not found.paths or any(override.startswith("task.splits.") for override in found.overrides)
     tokens = any(override.startswith(_CHOICES) for override in found.overrides)
     columns = [] if typed else [override for override in found.overrides if override.startswith("task.columns.")]
     others = [override for override in found.overrides if override not in columns]
-    composed = compose([*(["task=own"] if found.paths else []), *others])
+    composed = compose([*(["task=own", *_metrics(others)] if found.paths else []), *others])
     config = composed.config
     if found.paths:
         if config.data.mirror is not None:
@@ -72,18 +77,37 @@ def run(arguments: Sequence[str]) -> int:
     for note in composed.notes:
         print(f"note: {note}")
     with composed.explaining():
-        return _report(config, typed, tokens)
+        return _report(config, typed, splits, tokens, "" if found.paths else "task.path=")
 
 
-def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
+def _metrics(overrides: Sequence[str]) -> list[str]:
+    """A metric for the type that is given, so that those of `task=own` need not be changed to look at rows."""
+    from adaptrain.evaluation.metrics import METRICS
+
+    kinds = [override.removeprefix("task.type=") for override in overrides if override.startswith("task.type=")]
+    fitting = [each for each in METRICS.values() if kinds and kinds[-1] in each.task_types and each.labels is None]
+    return [f"task.metric={fitting[0].name}", "task.extra_metrics=[]"] if fitting else []
+
+
+def _report(config: RunConfig, typed: bool, splits: bool, tokens: bool, key: str) -> int:
+    """
+    Args:
+        typed: whether the config says what the rows are for.
+        splits: whether it says which splits there are; else all that are found are looked at.
+        tokens: whether lengths are measured in a model's tokens.
+        key: what stands before the path in messages.
+    """
+    from adaptrain.tasks.hints import unused_note
     from adaptrain.tasks.shapes import SHAPES
     from adaptrain.tasks.sources import locate
     from adaptrain.tasks.survey import Remembered, survey
 
-    source = Remembered(locate(config.task, config.data))
+    source = Remembered(locate(config.task, config.data, key))
+    if typed and not splits:
+        config = _with_train(config, _found(source))
     settled, roles, unused = _settled(config, source, typed)
     task = config.task if settled is None else settled.task
-    uses = task.splits.roles() if typed else dict.fromkeys(_found(source), "")
+    uses = task.splits.roles() if splits else dict.fromkeys(_found(source), "")
     missing = _missing(source, uses)
     uses = {name: use for name, use in uses.items() if name not in missing}
     reads = "texts" if settled is None else SHAPES[task.type].reads
@@ -92,7 +116,8 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
     made = survey(source, uses, roles, measure, None if settled is None else settled.task)
 
     kind = "no task" if settled is None else task.type
-    print_rows(*_splits(made, typed), title=f"{task.name}  ({kind}, {source.place})", right=range(1 + typed, 5 + typed))
+    title = f"{task.name}  ({kind}, {source.place})"
+    print_rows(*_splits(made, splits), title=title, right=range(1 + splits, 5 + splits))
     rows = [
         [role.name, ", ".join(role.columns), "declared" if role.declared else "inferred", role.kind, _short(example)]
         for role, example in ((role, made.examples.get(role.name)) for role in roles)
@@ -105,23 +130,38 @@ def _report(config: RunConfig, typed: bool, tokens: bool) -> int:
     _print_bad(made)
     if made.overlaps:
         print()
-        shared = [[f"{o.first} / {o.second}", f"{o.rows:,}", f"{o.conflicting:,}"] for o in made.overlaps]
+        shared = [[f"{o.first} / {o.second}", f"{o.rows:,}", _count(o.conflicting)] for o in made.overlaps]
         title = "rows of the second split whose input stands in the first"
         print_rows(["splits", "rows", "other answer"], shared, title=title, right=(1, 2))
-    _print_notes(made, () if settled is None else settled.notes, _others(source, uses), tokens or reads != "texts")
+    notes = _no_task(source, roles) if settled is None else (*settled.notes, *unused_note(task, unused))
+    _print_notes(made, notes, _others(source, uses), tokens or reads != "texts")
     return _end(config, made, missing)
+
+
+def _with_train(config: RunConfig, found: Sequence[str]) -> RunConfig:
+    """The config whose training split is one that is there: the first, where it has another name."""
+    from adaptrain.tasks.splits import usual
+
+    task = config.task
+    if usual(task.splits.train) in map(usual, found):
+        return config
+    return dataclasses.replace(
+        config, task=dataclasses.replace(task, splits=dataclasses.replace(task.splits, train=found[0]))
+    )
 
 
 def _settled(config: RunConfig, source: Source, typed: bool) -> tuple[Settled | None, Any, tuple[str, ...]]:
     """The task, where there is one; the roles of its columns, and the columns without."""
     from adaptrain.tasks.columns import free_roles
+    from adaptrain.tasks.features import constant_columns
     from adaptrain.tasks.settle import settle_task
 
     task = config.task
     if not typed:
         first = _found(source)[0]
         table = source.read(first)
-        roles, unused = free_roles(table.features, task.columns, f"{source.place}, split '{first}'")
+        place = f"{source.place}, split '{first}'"
+        roles, unused = free_roles(table.features, task.columns, place, constant_columns(table))
         kinds = {role.name: role.kind for role in roles if role.name != "id"}
         guessed = _as_task(task, kinds, first)
         if guessed is None:
@@ -139,14 +179,16 @@ def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConf
 
     found = set(kinds)
     fitting = [kind for kind, needed in _MEANT.items() if needed <= found <= {*needed, *ROLES[kind].all}]
-    kind = next(iter(fitting), None)
+    said = task.columns.declared().keys()
+    rare = [kind for kind in _STRUCTURED if _MEANT[kind] <= found and said <= {*ROLES[kind].all}]
+    kind = next(iter((*fitting, *rare)), None)
     if kind == "classification" and kinds["label"] == "number":
         kind = "regression"
     elif kind == "classification" and ("list of" in kinds["label"] or "columns of" in kinds["label"]):
         kind = "multilabel"
     if kind not in SHAPES:
         return None
-    declared = {role: column for role, column in task.columns.declared().items() if role in (*found, "id")}
+    declared = {role: column for role, column in task.columns.declared().items() if role in ROLES[kind].all}
     given: dict[str, Any] = declared
     return dataclasses.replace(
         task,
@@ -159,12 +201,13 @@ def _as_task(task: TaskConfig, kinds: Mapping[str, str], train: str) -> TaskConf
 
 def _found(source: Source) -> tuple[str, ...]:
     """The splits of a PATH: what else lies in the folder is not looked at where there are some."""
-    from adaptrain.tasks.formats import SUFFIXES
+    from adaptrain.tasks.formats import SUFFIXES, unread_of
     from adaptrain.tasks.splits import names_split
 
     names = source.splits()
     if not names:
-        raise DataError(f"{source.place} holds no data file ({listed(SUFFIXES)}); name another PATH")
+        why = unread_of(Path(source.place))
+        raise DataError(f"{source.place} holds no data file ({listed(SUFFIXES)}). {why}Name another PATH")
     return tuple(name for name in names if names_split(name)) or names
 
 
@@ -203,8 +246,27 @@ def _splits(made: Survey, typed: bool) -> tuple[list[str], list[list[str]]]:
     rows = []
     for each in made.splits:
         counts = (each.rows, len(each.bad), each.duplicates, each.conflicting)
-        rows.append([each.name, *([each.use] if typed else []), *(f"{count:,}" for count in counts)])
+        rows.append([each.name, *([each.use] if typed else []), *map(_count, counts)])
     return ["split", *(["use"] if typed else []), "rows", "bad", "repeated", "conflicting"], rows
+
+
+def _count(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _no_task(source: Source, roles: Sequence[Role]) -> list[str]:
+    """What to say of rows whose type of task is not known."""
+    from adaptrain.config.task import SAID
+    from adaptrain.tasks.hints import hints
+
+    notes = []
+    if not any(role.name not in (*SAID, "id") for role in roles):
+        keys = "task.columns.source=NAME, task.columns.text=NAME, …"
+        notes.append(f"no column has a name that says its role, so that repeated rows are not counted: {keys}")
+    elif not any(role.name in SAID for role in roles):
+        keys = "task.columns.label=NAME, task.columns.target=NAME, …"
+        notes.append(f"no column is known to be the answer, so that conflicting rows are not counted: {keys}")
+    return notes + hints(source.read(_found(source)[0]))
 
 
 def _print_labels(made: Survey, mapped: bool) -> None:
@@ -274,8 +336,6 @@ def _print_bad(made: Survey) -> None:
 
 def _print_notes(made: Survey, notes: Sequence[str], others: Sequence[str], measured: bool) -> None:
     lines = list(notes)
-    if not made.examples:
-        lines.append("no column has a name that says its role: task.columns.source=NAME, task.columns.text=NAME, …")
     if others:
         lines.append(f"not looked at: {listed(others)}")
     lines += [f"split '{each.name}' has no label of the map" for each in made.splits if each.unlabelled]

@@ -169,7 +169,7 @@ def _answers(
         {ROW: number + 1, **{name: values[number] for name, values in carried.items()}, **found[number]}
         for number in range(len(table))
     ]
-    return Answers(saved.folder, task.name, rows, len(asked.bad), asked.columns, tuple(notes))
+    return Answers(saved.folder, task.name, rows, len(asked.bad), asked.columns, (*asked.notes, *notes))
 
 
 def _said(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from adaptrain.config.task import SAID
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import Bad
 from adaptrain.tasks.columns import KINDS, NAMES, infer_role, infer_texts, of_role
-from adaptrain.tasks.features import feature_of, kind_of, names_of
+from adaptrain.tasks.features import constant_columns, feature_of, kind_of, names_of
+from adaptrain.tasks.hints import inferred_note
 from adaptrain.tasks.rows import Rows, examine, picked, sizes_of
 
 Given = Mapping[str, str | tuple[str, ...]]
@@ -29,12 +30,14 @@ class Asked:
         places: of each its number in the file, from 0.
         bad: the others.
         columns: role → the column that was read.
+        notes: what a person should know of the columns.
     """
 
     rows: Rows
     places: Sequence[int]
     bad: Sequence[Bad]
     columns: Given
+    notes: tuple[str, ...] = ()
 
 
 def roles_read(task: TaskConfig) -> tuple[str, ...]:
@@ -65,13 +68,16 @@ def asked_rows(
     Raises:
         DataError: a role has no column, or several that could be meant.
     """
-    columns = asked_columns(task, table.features, place, given or {})
+    given, trained = given or {}, task.columns.declared()
+    columns = asked_columns(task, table.features, place, given, constant_columns(table))
+    inferred = {role: name for role, name in columns.items() if role not in given and name != trained.get(role)}
     known: dict[str, Any] = {**columns, **({"id": name} if (name := id_column(task, table.features)) else {})}
     found, bad = examine(table, replace(task, columns=ColumnsConfig(**known)), place, home)
     out = {each.row - 1 for each in bad}
     kept = [row for row in range(len(table)) if row not in out]
     values = {role: picked(column.values, kept) for role, column in found.items()}
-    return Asked(Rows("", values, place, len(table), "", sizes=sizes_of(found, kept)), kept, bad, columns)
+    rows = Rows("", values, place, len(table), "", sizes=sizes_of(found, kept))
+    return Asked(rows, kept, bad, columns, tuple(inferred_note(inferred)))
 
 
 def id_column(task: TaskConfig, features: Mapping[str, Any]) -> str | None:
@@ -80,9 +86,14 @@ def id_column(task: TaskConfig, features: Mapping[str, Any]) -> str | None:
     return next((name for name in names if name in features and kind_of(features[name]) in KINDS["id"]), None)
 
 
-def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, given: Given) -> dict[str, Any]:
+def asked_columns(
+    task: TaskConfig, features: Mapping[str, Any], place: str, given: Given, constant: Collection[str] = ()
+) -> dict[str, Any]:
     """The column of each role that the model reads: the one that is given, or else that of training, or else one that
     bears the role's name, or else the only one that can be meant (`docs/data.md`).
+
+    Args:
+        constant: columns that have one value in every row.
 
     Raises:
         DataError: a column that is given is not there; a role has no column, or several that could be meant.
@@ -110,7 +121,7 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
     left = {name: feature for name, feature in features.items() if name not in said}
     if "text" in wanted and "text" not in found:
         bare = replace(task, columns=ColumnsConfig())
-        inferred = infer_texts(bare, left, found, place)
+        inferred = infer_texts(bare, left, found, place, constant)
         if "text_pair" in inferred and "text_pair" not in wanted:
             raise DataError(
                 f"{place}: task {task.name} reads one text, and there are two: {listed(inferred.values())}. "
@@ -125,7 +136,7 @@ def asked_columns(task: TaskConfig, features: Mapping[str, Any], place: str, giv
                 f"{place}: task {task.name} reads a text_pair with the text '{found['text']}', and no column is that. "
                 f"The columns are: {listed(features)}. Name one in task.columns.text_pair"
             )
-        found[role] = infer_role(role, KINDS[role], left, found, place)
+        found[role] = infer_role(role, KINDS[role], left, found, place, constant=constant)
     return found
 
 

@@ -2,13 +2,14 @@
 
 A role is inferred only where there is nothing to choose: one column bears a usual name of it and has a fitting type, or
 none does and one column of a fitting type is left. Everything else is an error that lists the candidates and the key. A
-column that numbers or places a row (`id`, `url`, `split`) is never read, unless it is declared.
+column that numbers or places a row (`id`, `url`, `split`) is never read, unless it is declared. A text or a label
+differs between rows: a column with one value in every row is taken for one only where it has the role's own name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,9 @@ _SPOKEN = ("text", "sentence")
 _ALONE = {"text", "image", "audio"}
 """Roles that the only column of a fitting type plays, whatever its name."""
 
+VARIED = ("text", "label", "source", "target")
+"""Roles that a column with one value in every row is not taken for."""
+
 FREE = ("text", "text_pair", "label", "tokens", "tags", "heads", "relations", "question", "context", "answers")
 FREE = (*FREE, "choices", "source", "target", "image", "audio")
 """Roles that are looked for in data without a task, where a name says them."""
@@ -109,13 +113,14 @@ class Role:
 
 
 def settle_columns(
-    task: TaskConfig, features: Mapping[str, Any], place: str
+    task: TaskConfig, features: Mapping[str, Any], place: str, constant: Collection[str] = ()
 ) -> tuple[TaskConfig, tuple[Role, ...], tuple[str, ...]]:
     """The task with every column named, its roles, and the columns that no role has.
 
     Args:
         features: of the training split; `Dataset.features`.
         place: for messages.
+        constant: columns that have one value in every row.
 
     Raises:
         DataError: a declared column is not there; a role has no column, or several that could play it.
@@ -130,13 +135,13 @@ def settle_columns(
         if role in columns:
             continue
         if role == "text":
-            columns |= infer_texts(task, features, columns, place)
+            columns |= infer_texts(task, features, columns, place, constant)
         elif role == "label" and task.type in ("classification", "regression"):
-            columns["label"] = _infer_label(task, features, columns, place)
+            columns["label"] = _infer_label(task, features, columns, place, constant)
         else:
             kind = "labels" if role == "label" and task.type == "multilabel" else role
             spoken = _SPOKEN if (task.type, role) == ("speech_recognition", "target") else ()
-            columns[role] = infer_role(role, KINDS[kind], features, columns, place, spoken)
+            columns[role] = infer_role(role, KINDS[kind], features, columns, place, spoken, constant)
     open_roles = ROLES[task.type].optional if any(role not in declared for role in needed) else ()
     for role in open_roles:
         if role not in columns and role not in ("text_pair", *needed):
@@ -150,12 +155,16 @@ def settle_columns(
 
 
 def free_roles(
-    features: Mapping[str, Any], columns: ColumnsConfig, place: str
+    features: Mapping[str, Any], columns: ColumnsConfig, place: str, constant: Collection[str] = ()
 ) -> tuple[tuple[Role, ...], tuple[str, ...]]:
     """What the columns of data without a task seem to be, and those that seem to be nothing.
 
     A pair is looked for first, then the roles whose names are rarest; a column plays one role. Names alone decide, and
-    what would be ambiguous for a task is not refused here.
+    what would be ambiguous for a task is not refused here. The text beside a recording is its transcript, where there
+    is no label.
+
+    Args:
+        constant: columns that have one value in every row.
 
     Raises:
         DataError: a declared column is not there.
@@ -173,17 +182,21 @@ def free_roles(
     elif "text" not in found and (pairs := _pairs(features, left)):
         found |= {"text": pairs[0][0], "text_pair": pairs[0][1]}
         left = [name for name in left if name not in pairs[0]]
+    heard = "audio" in found or any(name in NAMES["audio"] for name in left)
+    labelled = "label" in found or any(name in NAMES["label"] and name != "target" for name in left)
+    spoken = _SPOKEN if heard and not labelled else ()
     for role in [*wanted, *(role for role in ("text", "context", "question") if role not in found)]:
         kinds = (*KINDS[role], *_NAMED.get(role, ()))
         if role == "label" and not any(name in NAMES["tokens"] for name in left):  # else a list is one of tags
             kinds += KINDS["labels"]
-        fits = [name for name in left if kind_of(features[name]) in kinds]
-        names = [word for word in NAMES[role] if word in fits]
+        fits = _varied(role, [name for name in left if kind_of(features[name]) in kinds], constant)
+        names = [word for word in (*NAMES[role], *(spoken if role == "target" else ())) if word in fits]
         if names:
             found[role] = names[0]
             left.remove(names[0])
     if not set(found) - {"label", "id"}:
         texts = [name for name in left if kind_of(features[name]) == "text" and not is_place(name)]
+        texts = _varied("text", texts, constant)
         if len(texts) == 1:
             found["text"] = texts[0]
     order = [f.name for f in dataclasses.fields(ColumnsConfig) if f.name in found]
@@ -218,14 +231,14 @@ def infer_role(
     columns: Mapping[str, Any],
     place: str,
     names: Sequence[str] = (),
+    constant: Collection[str] = (),
 ) -> str:
     """The one column that bears a usual name of a role and has a fitting type; or, of images and sound, the only one of
     that type."""
     taken = {column for given in columns.values() for column in of_role(given)}
-    fits = [name for name in features if name not in taken and kind_of(features[name]) in kinds]
-    named = [
-        name for name in features if name not in taken and kind_of(features[name]) in (*kinds, *_NAMED.get(role, ()))
-    ]
+    left = _varied(role, [name for name in features if name not in taken], constant)
+    fits = [name for name in left if kind_of(features[name]) in kinds]
+    named = [name for name in left if kind_of(features[name]) in (*kinds, *_NAMED.get(role, ()))]
     if role in named:  # the role's own name
         return role
     near = [name for name in (*NAMES[role], *names) if name in named] or (
@@ -238,7 +251,7 @@ def infer_role(
     shown = listed(f"{name} ({kind_of(feature_of(name, features))})" for name in names_of(features))
     raise DataError(
         f"{place}: no column can be the {role}, which is {' or '.join(kinds)}. The columns are: {shown}. "
-        f"Name one in task.columns.{role}"
+        f"{_not_taken(role, features, constant)}Name one in task.columns.{role}"
     )
 
 
@@ -249,11 +262,14 @@ def _infer_optional(role: str, features: Mapping[str, Any], columns: Mapping[str
     return {role: role} if there else {}
 
 
-def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str) -> str:
+def _infer_label(
+    task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str, constant: Collection[str]
+) -> str:
     taken = set(columns.values())
     if "label" in features and "label" not in taken:  # the role's own name
         return "label"
     fits = [name for name in features if name not in taken and kind_of(features[name]) in KINDS["label"]]
+    fits = _varied("label", fits, constant)
     named = [name for name in fits if name in NAMES["label"]]
     classes = [name for name in fits if kind_of(features[name]) == "class"] if task.type == "classification" else []
     near = named or classes
@@ -263,12 +279,16 @@ def _infer_label(task: TaskConfig, features: Mapping[str, Any], columns: Mapping
         raise DataError(_several(near, "label", place))
     raise DataError(
         f"{place}: there is no column 'label'{nearest('label', fits) or ','} nor another that can only be the label. "
-        f"The columns are: {listed(features)}. Name one in task.columns.label"
+        f"The columns are: {listed(features)}. {_not_taken('label', features, constant)}Name one in task.columns.label"
     )
 
 
 def infer_texts(
-    task: TaskConfig, features: Mapping[str, Any], columns: Mapping[str, Any], place: str
+    task: TaskConfig,
+    features: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    place: str,
+    constant: Collection[str] = (),
 ) -> dict[str, str]:
     """The text, and the text that it is read with, where they bear names of a pair."""
     taken = {column for given in columns.values() for column in of_role(given)}
@@ -278,6 +298,7 @@ def infer_texts(
         if name not in taken and kind_of(features[name]) in KINDS["text"] and not is_place(name)
     ]
     pairs = _pairs(features, texts) if task.type != "masked_lm" and "text_pair" not in columns else []
+    texts = _varied("text", texts, constant)  # one of a pair may be the same everywhere, as a question about reviews
     named = [name for name in NAMES["text"] if name in texts]
     single = [name for name in named if not pairs or name not in pairs[0]]
     if len(pairs) == 1 and not single:
@@ -291,11 +312,24 @@ def infer_texts(
     if texts:
         raise DataError(_several(texts, "text", place))
     kinds = listed(f"{name} ({kind_of(feature)})" for name, feature in features.items())
-    raise DataError(f"{place}: no column can be the text. The columns are: {kinds}. Name one in task.columns.text")
+    raise DataError(
+        f"{place}: no column can be the text. The columns are: {kinds}. {_not_taken('text', features, constant)}Name "
+        "one in task.columns.text"
+    )
 
 
 def _pairs(features: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
     return [pair for pair in PAIRS if all(name in names and kind_of(features[name]) in KINDS["text"] for name in pair)]
+
+
+def _varied(role: str, names: Sequence[str], constant: Collection[str]) -> list[str]:
+    """The columns that a role can be inferred from."""
+    return [name for name in names if name == role or role not in VARIED or name not in constant]
+
+
+def _not_taken(role: str, features: Mapping[str, Any], constant: Collection[str]) -> str:
+    names = [name for name in features if name in constant and role in VARIED]
+    return f"The same value is in every row of {listed(names)}, so that none of these is taken. " if names else ""
 
 
 def _several(near: Sequence[str], role: str, place: str) -> str:

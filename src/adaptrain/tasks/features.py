@@ -80,6 +80,20 @@ def _inside(feature: Any) -> Mapping[str, Any] | None:
     return feature if isinstance(feature, Mapping) and kind_of(feature) != "answers" else None
 
 
+def constant_columns(table: datasets.Dataset) -> tuple[str, ...]:
+    """The columns of texts, numbers and classes that have one value in every row. Two equal rows say little: a table of
+    two rows has none."""
+    names = [name for name, feature in table.features.items() if isinstance(feature, datasets.Value)]
+    names += [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    first: Mapping[str, Any] = table.select_columns(names)[0] if names and len(table) > 2 else {}
+    start, size = 1, 16  # most columns are told by the first rows
+    while first and names and start < len(table):
+        block = table.select_columns(names)[start : start + size]
+        names = [name for name in names if all(value == first[name] for value in block[name])]
+        start, size = start + size, 1000
+    return tuple(names) if first else ()
+
+
 def root_of(column: str, features: Mapping[str, Any]) -> str:
     """The column that a column, or what lies in it, is."""
     return column if column in features else column.partition(".")[0]

@@ -13,7 +13,7 @@ import lzma
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +32,7 @@ from adaptrain.tasks.layouts.tables import read_csv, read_tsv
 from adaptrain.tasks.layouts.texts import numbered_lines, text_of
 from adaptrain.tasks.layouts.unread import why_unread
 from adaptrain.tasks.places import COMPRESSIONS, SUFFIXES, split_name
+from adaptrain.tasks.splits import has_word
 
 LARGE = 8 * 2**20
 """Bytes from which a file's rows are kept on disk, by the file's content, and mapped into memory. Those of smaller ones
@@ -49,7 +50,7 @@ def read_file(file: Path) -> datasets.Dataset:
     """
     name = split_name(file.name)
     if name is None:
-        raise DataError(why_unread(file, _endings()))
+        raise DataError(unread(file))
     try:
         size = file.stat().st_size
         if not size:
@@ -60,6 +61,23 @@ def read_file(file: Path) -> datasets.Dataset:
     if not len(rows):
         raise DataError(f"{file} has no rows")
     return undecoded(rows)
+
+
+def unread(file: Path) -> str:
+    """Why a file is not read, whose ending is none of those that are: what it is, and the cure."""
+    return why_unread(file, _endings())
+
+
+def unread_of(folder: Path, words: Iterable[str] | None = None) -> str:
+    """The sentences of `unread` for the first file of a folder whose ending is not read; nothing where there is none.
+
+    Args:
+        words: of which the file's name must have one.
+    """
+    for file in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+        if file.is_file() and split_name(file.name) is None and (words is None or has_word(file.stem, words)):
+            return f"{unread(file)}. "
+    return ""
 
 
 def undecoded(rows: datasets.Dataset) -> datasets.Dataset:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from adaptrain.errors import DataError, listed, nearest
+from adaptrain.tasks.layouts.unread import has_unread_ending
 from adaptrain.tasks.packages import package_folder
 
 SUFFIXES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "conll", "conllu")
@@ -31,11 +32,12 @@ def is_hub_id(path: str) -> bool:
         _HUB_ID.fullmatch(path) is not None
         and not path.startswith(".")
         and split_name(Path(path).name) is None
+        and not has_unread_ending(path)
         and not Path(path).exists()
     )
 
 
-def rows_place(name: str, path: str, mirror: str | None) -> str | None:
+def rows_place(name: str, path: str, mirror: str | None, key: str = "task.path=") -> str | None:
     """The first place that has a task: its folder in the mirror or in a package, a file or folder, a pattern with
     `{split}` in it; None where it is on the hub.
 
@@ -43,9 +45,10 @@ def rows_place(name: str, path: str, mirror: str | None) -> str | None:
         name: of the task.
         path: as in `TaskConfig`.
         mirror: as in `DataConfig`.
+        key: what stands before the path in messages; nothing where the path was given by itself.
 
     Raises:
-        DataError: a folder or package that was named is not there.
+        DataError: a file, folder or package that was named is not there.
     """
     if mirror is not None:
         folder = Path(mirror).expanduser()
@@ -74,7 +77,11 @@ def rows_place(name: str, path: str, mirror: str | None) -> str | None:
     if place.is_dir() or place.is_file():
         return str(place)
     if not is_hub_id(path):
-        raise DataError(f"task.path={path}: there is no such folder ({place.absolute()}); correct the path")
+        beside = names_in(place.parent) if place.parent.is_dir() else []
+        raise DataError(
+            f"{key}{path}: there is no such file or folder ({place.absolute()}){nearest(place.name, beside) or ';'} "
+            "correct the path"
+        )
     return None
 
 

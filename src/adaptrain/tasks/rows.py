@@ -17,6 +17,7 @@ from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.bad_rows import EMPTY, Bad, Column, check_texts, counted, first_of_each, in_words, refused
 from adaptrain.tasks.columns import settle_columns
 from adaptrain.tasks.features import feature_of, names_of
+from adaptrain.tasks.hints import unused_note
 from adaptrain.tasks.lists import parse_list
 from adaptrain.tasks.shapes import SHAPES
 from adaptrain.tasks.sources import Source, home_of, locate
@@ -37,6 +38,7 @@ class Rows:
         fingerprint: sha256 over all rows of the split, in order, in the roles they play.
         bad: rows left out, by reason.
         sizes: role → how large its value is, one a row, where that is not its tokens: pixels, seconds.
+        unused: what a person should know of columns that are not read, a sentence each.
     """
 
     split: str
@@ -46,6 +48,7 @@ class Rows:
     fingerprint: str
     bad: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -215,7 +218,7 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
     """
     table = source.read(split)
     place = f"{source.place}, split '{split}'"
-    task, _, _ = settle_columns(task, table.features, place)
+    task, _, unused = settle_columns(task, table.features, place)
     columns, bad = examine(table, task, place, home_of(source.place, split))
     refusable = [each for each in bad if each.reason != EMPTY] if SHAPES[task.type].blank_lines else bad
     if refusable and bad_rows == "error":
@@ -234,6 +237,7 @@ def load_rows(task: TaskConfig, split: str, source: Source, bad_rows: str = "err
         _fingerprint([picked(column.marks or column.values, kept) for column in columns.values()]),
         bad=counts,
         sizes=sizes_of(columns, kept),
+        unused=tuple(unused_note(task, unused)),
     )
 
 

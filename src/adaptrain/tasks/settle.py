@@ -9,7 +9,10 @@ import datasets
 
 from adaptrain.config.schema import DataConfig, TaskConfig
 from adaptrain.config.task import MAPPED, ROLES
+from adaptrain.errors import DataError
 from adaptrain.tasks.columns import Role, settle_columns
+from adaptrain.tasks.features import constant_columns
+from adaptrain.tasks.hints import constant_notes, hints, inferred_note
 from adaptrain.tasks.labels import infer_labels, words_in_lists
 from adaptrain.tasks.rows import Split
 from adaptrain.tasks.shapes.choices import choice_names
@@ -49,10 +52,13 @@ def settle_task(task: TaskConfig, data: DataConfig, source: Source | None = None
     source = source or locate(task, data)
     table = source.read(task.splits.train)
     place = f"{source.place}, split '{task.splits.train}'"
-    task, roles, unused = settle_columns(task, table.features, place)
-    told = (role for role in roles if not role.declared and role.column != role.name)  # its own name leaves no doubt
-    inferred = [f"{role.name} = {', '.join(role.columns)}" for role in told]
-    notes = [f"columns inferred: {'; '.join(inferred)}"] if inferred else []
+    constant = constant_columns(table)
+    try:
+        task, roles, unused = settle_columns(task, table.features, place, constant)
+    except DataError as error:
+        raise DataError(". ".join([str(error), *hints(table)]), error.key, error.value) from None
+    notes = inferred_note({role.name: role.column for role in roles if not role.declared})
+    notes += constant_notes(roles, unused, constant)
     if task.type in MAPPED and not task.labels:
         labels = _labels(Split.of(table, task, place), MAPPED[task.type])
         task = dataclasses.replace(task, labels=labels)

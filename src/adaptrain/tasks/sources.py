@@ -16,7 +16,7 @@ from adaptrain.config.schema import CarveConfig, DataConfig, TaskConfig
 from adaptrain.errors import DataError, listed, nearest
 from adaptrain.tasks.arrays import ArraysSource
 from adaptrain.tasks.classes import ClassesSource, class_folders
-from adaptrain.tasks.formats import quiet, read_file, undecoded
+from adaptrain.tasks.formats import quiet, read_file, undecoded, unread_of
 from adaptrain.tasks.places import is_hub_id, names_in, rows_place, split_name
 from adaptrain.tasks.splits import SPELLINGS, has_word, ordered, pick, spellings, usual
 
@@ -47,21 +47,24 @@ class Source(Protocol):
         ...
 
 
-def locate(task: TaskConfig, data: DataConfig) -> Source:
+def locate(task: TaskConfig, data: DataConfig, key: str = "task.path=") -> Source:
     """The first place that has the task: the mirror, a package, local files, the hub. With `task.splits.carve` it has
     that split too.
 
+    Args:
+        key: what stands before the path in messages; nothing where the path was given by itself.
+
     Raises:
-        DataError: a folder or package that was named is not there.
+        DataError: a file, folder or package that was named is not there.
     """
-    found = _locate(task, data)
+    found = _locate(task, data, key)
     return found if task.splits.carve is None else CarvedSource(found, task.splits.carve)
 
 
-def _locate(task: TaskConfig, data: DataConfig) -> Source:
-    place = rows_place(task.name, task.path, data.mirror)
+def _locate(task: TaskConfig, data: DataConfig, key: str) -> Source:
+    place = rows_place(task.name, task.path, data.mirror, key)
     if place is None:
-        return HubSource(task.path, task.subset, task.revision, task.name)
+        return HubSource(task.path, task.subset, task.revision, task.name, key)
     path = Path(place).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -134,8 +137,8 @@ class FolderSource:
         names = names_in(self.folder)
         raise DataError(
             f"{self.folder} has no split '{split}'{nearest(split, [Path(name).stem for name in names]) or '.'} "
-            f"It holds: {listed(names)}. Name one in task.splits, add {split}.jsonl, or carve it from another: "
-            f"task.splits.carve={{to: {split}, fraction: 0.1}}",
+            f"It holds: {listed(names)}. {unread_of(self.folder, words)}Name one in task.splits, add {split}.jsonl, or "
+            f"carve it from another: task.splits.carve={{to: {split}, fraction: 0.1}}",
             "splits",
             split,
         )
@@ -260,6 +263,7 @@ class HubSource:
     subset: str | None
     revision: str | None
     task: str
+    key: str = "task.path="
 
     @property
     def place(self) -> str:
@@ -281,6 +285,9 @@ class HubSource:
                     f"The data set '{self.place}' is a loading script, which is not run ({reason}). Set "
                     f"task.revision={PARQUET}: the hub keeps most of these as files there"
                 ) from None
+            if not self.key:  # a path by itself, which may be meant for a file
+                told = f"and the data set '{self.place}' could not be downloaded from the hub ({reason})"
+                raise DataError(f"{self.path}: there is no such file or folder here, {told}. Correct it") from error
             raise DataError(
                 f"The data set '{self.place}' cannot be had from the hub ({reason}). "
                 f"Without the hub: data.mirror=FOLDER (a folder of {self.task}/<split>.jsonl), "

@@ -43,6 +43,7 @@ class Looked:
         bad: rows, each once.
         sizes: of what is no text, where it is known.
         labelled: whether `answers` are labels of a map, or numbers; None where they are bad.
+        known: whether it is known what a model reads of a row, and what it should say.
     """
 
     inputs: list[Any]
@@ -54,6 +55,7 @@ class Looked:
     bad: list[Bad]
     labelled: bool = False
     sizes: Sequence[float] | None = None
+    known: tuple[bool, bool] = (True, True)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class SplitSurvey:
         name, use: and what it is for.
         rows: all of them.
         bad: rows that the policy of `data.bad_rows` is about.
-        duplicates: rows whose input stands in an earlier row of the split.
-        conflicting: inputs that stand there with several answers.
+        duplicates: rows whose input stands in an earlier row of the split; None where no column is known to be input.
+        conflicting: inputs that stand there with several answers; None where no column is known to be an answer.
         lengths: of the rows that are not bad.
         balance, numbers: of the labels.
         unlabelled: whether no label is in the map; that is no mistake in a split that no task uses.
@@ -75,8 +77,8 @@ class SplitSurvey:
     use: str
     rows: int
     bad: list[Bad]
-    duplicates: int
-    conflicting: int
+    duplicates: int | None
+    conflicting: int | None
     lengths: np.ndarray
     balance: Counter[str] | None
     numbers: np.ndarray
@@ -89,12 +91,13 @@ class SplitSurvey:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two splits: rows of the second whose input stands in the first, and those of them with another answer there."""
+    """Two splits: rows of the second whose input stands in the first, and those of them with another answer there; None
+    where no column is known to be an answer."""
 
     first: str
     second: str
     rows: int
-    conflicting: int
+    conflicting: int | None
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ def survey(
         for row in rows:
             answers.setdefault(looked.inputs[row], set()).add(looked.answers[row])
         for other, before in zip(made, known, strict=True):
-            shared = [row for row in rows if looked.inputs[row] in before]
+            shared = [row for row in rows if looked.known[0] and looked.inputs[row] in before]
             if shared:
                 differ = 0 if unlabelled else sum(before[looked.inputs[row]] != {looked.answers[row]} for row in shared)
-                overlaps.append(Overlap(other.name, name, len(shared), differ))
+                overlaps.append(Overlap(other.name, name, len(shared), differ if looked.known[1] else None))
         known.append(answers)
         pairs = None if looked.pairs is None else [looked.pairs[row] for row in rows]
         texts = None if looked.texts is None else [looked.texts[row] for row in rows]
@@ -167,8 +170,8 @@ def survey(
                 use,
                 len(table),
                 looked.bad,
-                len(rows) - len(answers),
-                sum(len(found) > 1 for found in answers.values()),
+                len(rows) - len(answers) if looked.known[0] else None,
+                sum(len(found) > 1 for found in answers.values()) if all(looked.known) else None,
                 np.asarray(lengths),
                 looked.balance,
                 np.asarray(looked.numbers),
@@ -301,6 +304,7 @@ def _of_roles(table: datasets.Dataset, roles: Sequence[Role], place: str) -> Loo
         _balance(table, values, {role.name: role for role in roles}),
         [],
         bad,
+        known=(bool(read), bool(said)),
     )
 
 

@@ -243,6 +243,7 @@ def notes_of(read: Read, reader: Reader, splits: SplitsConfig) -> list[str]:
     rows, cut = read.rows, read.encoded.truncated
     words = carved_words(rows, splits.carve)
     notes = [] if words is None else [f"split '{rows.split}' is carved {words}"]
+    notes += rows.unused if rows.split == splits.train else ()
     notes += [f"split '{rows.split}': {cut} of {len(rows)} rows were cut to {reader.limit}"] if cut else []
     several = 0 if read.encoded.origin is None else int((np.bincount(read.encoded.origin) > 1).sum())
     if several:
