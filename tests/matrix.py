@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -341,7 +342,8 @@ def visible(arch: str, inputs: dict[str, Tensor], output: Tensor) -> Tensor:
 @torch.no_grad()
 def run(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What the model says: logits where it has a head, hidden states where it has none."""
-    with Float64():
+    exact = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    with Float64() if exact else nullcontext():
         return said(model(**inputs))
 
 

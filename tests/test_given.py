@@ -12,6 +12,7 @@ from adaptrain.composition import Parallel, Split
 from adaptrain.errors import CompositionError, UnsupportedError
 from adaptrain.methods import PromptTuningConfig
 from adaptrain.points import modules_at
+from float64 import Float64
 from matrix import (
     ARCHITECTURES,
     FAMILIES,
@@ -163,7 +164,7 @@ def test_an_encoders_states_can_be_given(arch, method):
     model, inputs = adapted(arch, METHODS[method]).double(), batch(arch)
     expected = run(model, inputs)
     text = {key: inputs.pop(key) for key in ("input_ids", "attention_mask")}
-    with torch.no_grad():
+    with torch.no_grad(), Float64():
         encoded = model.get_encoder()(**text)
         given = inputs | {"encoder_outputs": encoded, "attention_mask": text["attention_mask"]}
         assert gap(run(model, given), expected) < 1e-10
@@ -271,7 +272,7 @@ def test_hidden_states_are_what_the_layers_read(arch, before):
         layer.register_forward_pre_hook(
             lambda module, args, kwargs: read.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
         )
-    with torch.no_grad():
+    with torch.no_grad(), Float64():
         outputs = model(**inputs, output_hidden_states=True)
     told = outputs.get("encoder_hidden_states") or outputs.hidden_states
     assert len(read) >= len(layers)

@@ -21,8 +21,8 @@ from adaptrain import quantised
 from adaptrain.errors import ModelError, UnsupportedError
 from adaptrain.methods import DoRAConfig
 from adaptrain.model import AdaptedModel
-from matrix import ARCHITECTURES, UNITS, add, base, batch, gap, randomise, run, supported
-from tiny_quantised import SCHEMES, Scheme, ao, bnb, folders_of, installed, loader
+from matrix import ARCHITECTURES, UNITS, add, gap, randomise, run, supported
+from tiny_quantised import SCHEMES, Scheme, ao, base, batch, bnb, folders_of, installed, loader
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import adaptrain
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import DoRAConfig, FullConfig, IA3Config, LoRAConfig
-from matrix import UNITS, add, base, batch, gap, run
-from tiny_quantised import SCHEMES, folders_of, installed, loader
+from matrix import UNITS, add, gap, run
+from tiny_quantised import SCHEMES, base, batch, folders_of, installed, loader
 
 
 @pytest.fixture(scope="module")

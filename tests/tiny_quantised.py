@@ -14,7 +14,17 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from matrix import base
+import matrix
+
+
+def base(arch: str, auto: type | None = None) -> hf.PreTrainedModel:
+    """The matrix's tiny model in float32: few bits are multiplied in that."""
+    return matrix.base(arch, auto=auto).float()
+
+
+def batch(arch: str, *options: Any) -> dict[str, Tensor]:
+    inputs = matrix.batch(arch, *options)
+    return {key: value.float() if value.is_floating_point() else value for key, value in inputs.items()}
 
 
 def _library(name: str) -> Any:
