@@ -16,6 +16,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PYTORCH_JIT", "0")  # DeBERTa of older releases is compiled; tests/float64.py must see inside
 os.environ["ADAPTRAIN_CACHE"] = tempfile.mkdtemp(prefix="adaptrain-tokens-")  # not the user's
 atexit.register(shutil.rmtree, os.environ["ADAPTRAIN_CACHE"], ignore_errors=True)
 

@@ -22,6 +22,7 @@ class Float64(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         number = func is torch.tensor and isinstance(args[0], int | float)  # DeBERTa's scale of attention scores
+        number = number and args[0] != 0  # the zeros of a mask have the model's dtype, which may be float32
         if number and kwargs.get("dtype") is torch.float32:
             kwargs = kwargs | {"dtype": torch.float64}
         elif args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:

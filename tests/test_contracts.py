@@ -206,6 +206,8 @@ def test_dropout_falls_before_an_adapter_where_it_is_a_module_and_after_it_where
 
 
 def part(cls: type, arch: str, method: str):
+    if cls is hf.CLIPTextModelWithProjection and hf.__version__.startswith("5.20."):
+        pytest.skip("docs/versions.md: its modules lie one level deeper, and it is refused")
     model = adaptrain.init(cls._from_config(ARCHITECTURES[arch].config()).double()).eval()
     randomise(model.base_model, 0.15, seed=1)
     add(model, "a", METHODS[method])

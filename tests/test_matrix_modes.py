@@ -15,6 +15,7 @@ from adaptrain.composition import Stack
 from adaptrain.context import AdapterSetup, current_forward
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import SeqBnConfig
+from float64 import Float64
 from matrix import (
     ARCHITECTURES,
     FAMILIES,
@@ -42,7 +43,8 @@ RECOMPUTED = [arch for arch in ARCHITECTURES if base(arch).supports_gradient_che
 def gradients(model, inputs) -> dict[str, torch.Tensor]:
     model.zero_grad()
     torch.manual_seed(7)  # dropout is on
-    said(model(**inputs)).pow(2).mean().backward()
+    with Float64():
+        said(model(**inputs)).pow(2).mean().backward()
     return {name: parameter.grad.clone() for name, parameter in model.trainable_parameters()}
 
 
@@ -61,10 +63,15 @@ def test_recomputed_layers_give_the_same_gradients(arch, method, monkeypatch):
     model.gradient_checkpointing_enable()
     recomputed = gradients(model, inputs)
     assert max(gap(recomputed[name], stored[name]) for name in stored) < 1e-10
-    # every layer ran twice, with its units; what is outside of the layers, or behind one, once
+    # every layer ran twice, with its units; what is outside of the layers, once; hooks of the layer itself run inside
+    # the recomputed part in older releases of transformers, and outside of it in newer ones
     points = {name: model.sites.by_name[name].point for name in adapter.units}
-    inside = {name for name, point in points.items() if point.layer >= 0 and point.kind != "layer"}
-    assert runs == {name: count * (2 if name in inside else 1) for name, count in once.items()}
+    behind = {name for name, point in points.items() if point.kind == "layer"}
+    inside = {name for name, point in points.items() if point.layer >= 0} - behind
+    assert {name: count for name, count in runs.items() if name not in behind} == {
+        name: count * (2 if name in inside else 1) for name, count in once.items() if name not in behind
+    }
+    assert all(runs[name] in (once[name], 2 * once[name]) for name in behind & once.keys())
     assert all(once[name] == 1 for name in adapter.shared)  # what does not depend on the batch, once
     assert current_forward() is None
 

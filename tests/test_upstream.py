@@ -248,7 +248,7 @@ def _words() -> Any:
     ("version", "lines"), [("99.0.0", 1), ("5.999.0.dev0", 1), (upstream.TESTED[-1], 0), (upstream.TESTED[0], 0)]
 )
 def test_a_release_newer_than_the_newest_tested_one_is_told_once_in_a_line(version, lines, monkeypatch, caplog):
-    monkeypatch.setattr(hf, "__version__", version)
+    monkeypatch.setattr(upstream.transformers, "__version__", version)
     upstream.warn_if_untested.cache_clear()
     with caplog.at_level(logging.WARNING, logger="adaptrain"):
         init(base("bert"))
@@ -260,7 +260,7 @@ def test_a_release_newer_than_the_newest_tested_one_is_told_once_in_a_line(versi
 
 
 def test_a_patch_of_the_newest_tested_release_is_no_news(monkeypatch, caplog):
-    monkeypatch.setattr(hf, "__version__", f"{upstream.TESTED[-1].rpartition('.')[0]}.99")
+    monkeypatch.setattr(upstream.transformers, "__version__", f"{upstream.TESTED[-1].rpartition('.')[0]}.99")
     upstream.warn_if_untested.cache_clear()
     init(base("bert"))
     upstream.warn_if_untested.cache_clear()
