@@ -15,7 +15,6 @@ from adaptrain.composition import Stack
 from adaptrain.context import AdapterSetup, current_forward
 from adaptrain.errors import UnsupportedError
 from adaptrain.methods import SeqBnConfig
-from float64 import Float64
 from matrix import (
     ARCHITECTURES,
     FAMILIES,
@@ -43,8 +42,7 @@ RECOMPUTED = [arch for arch in ARCHITECTURES if base(arch).supports_gradient_che
 def gradients(model, inputs) -> dict[str, torch.Tensor]:
     model.zero_grad()
     torch.manual_seed(7)  # dropout is on
-    with Float64():
-        said(model(**inputs)).pow(2).mean().backward()
+    said(model(**inputs)).pow(2).mean().backward()
     return {name: parameter.grad.clone() for name, parameter in model.trainable_parameters()}
 
 
@@ -54,6 +52,8 @@ def gradients(model, inputs) -> dict[str, torch.Tensor]:
 @pairs(*UNITS, archs=RECOMPUTED, turns=True, quick=QUICK)
 def test_recomputed_layers_give_the_same_gradients(arch, method, monkeypatch):
     model, inputs = adapted(arch, UNITS[method]), batch(arch)
+    if arch == "gemma2":
+        model.float()  # its attention to a row's padding is no number in float64
     inputs["use_cache"] = False
     model.train_adapter("a")
     adapter = model.get_adapter("a")
@@ -230,7 +230,7 @@ COMPILED = [
 @pytest.mark.parametrize("row", [COMPILED[0], *map(long, COMPILED[1:])], ids="-".join)
 def test_a_compiled_model_has_one_graph_and_the_same_output(row):
     arch, *methods = row
-    model, inputs = adapted(arch), batch(arch)
+    model, inputs = adapted(arch).float(), batch(arch)  # in eager mode a graph is the very calls that were traced
     for seed, method in enumerate(methods):
         add(model, method, UNITS[method], seed=2 + seed)
     model.set_active_adapters(Stack(*methods) if len(methods) > 1 else methods[0])
