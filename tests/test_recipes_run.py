@@ -78,8 +78,9 @@ def seen_and_heard(task: TaskConfig, count: int) -> list[dict[str, Any]]:
         values = [(tiny_media.picture(row % 2, row).tolist(), row % 2) for row in range(count)]
     else:
         keys = task.columns.audio or "audio", task.columns.target or "text"
-        tones = [tiny_media.tone("low", 0.1, 8000, row).tolist() for row in range(count)]
-        values = [({"array": tone, "sampling_rate": 8000}, "low") for tone in tones]
+        words = ["low" if row % 2 else "high" for row in range(count)]
+        tones = [tiny_media.tone(word, 0.1, 8000, row).tolist() for row, word in enumerate(words)]
+        values = [({"array": tone, "sampling_rate": 8000}, word) for tone, word in zip(tones, words, strict=True)]
     return [dict(zip(keys, each, strict=True)) for each in values]
 
 
